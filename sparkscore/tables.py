@@ -81,6 +81,7 @@ RUNS = _columns(
     ("planned_rows", "bigint", "rows after source.where"),
     ("ok_rows", "bigint", "counted from the committed rows"),
     ("quarantined_rows", "bigint", "counted from the committed rows"),
+    ("quarantined_by_code", "map<string,bigint>", "SPS-ROW-… -> rows"),
     ("filtered_rows", "map<string,bigint>", "prepare step -> rows it dropped"),
     ("scored_rows", "bigint", "rows that reached the model"),
     ("model_calls", "bigint", "calls of the session, bisection included"),

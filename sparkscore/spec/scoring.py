@@ -17,6 +17,7 @@ ROW_COL = "_ss_row"  # int64: index of the row in its file (Parquet); null or ab
 BLOCK_COL = "_ss_block"  # int64: byte offset of the row's split, for formats without a row index
 HELPER_COLS = (CORRUPT_COL, DROPPED_COL, FILE_COL, ROW_COL, BLOCK_COL)
 ERR_COL = "err"  # the nullable error struct that the scorer adds after the outputs
+POINTER_COL = "_ss_pointer"  # string: the row's address on every row, only under `pointers="all"`, just before `err`
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class ErrorPlan:
 
     policy: Literal["quarantine", "fail"] = "quarantine"
     max_bad_rows: int | None = None  # the run's budget is certainly broken beyond it
-    max_consecutive_bad_batches: int = 3
+    max_consecutive_bad_batches: int | None = 3  # None: any number
     batch_timeout_s: float = 60.0
     grace_s: float = 5.0
 
@@ -182,7 +183,8 @@ class ScoringPlan:
     `keep` are the columns passed through, in order; the result of the scorer is keep + outputs + `err`.
     `batch_size` is the rows of one model call, None for auto. `fixed_batch` is the graph's own fixed batch axis:
     rows are cut to it and the last part is padded. `prove_batch` makes the first batch prove that rows do not
-    depend on their neighbours.
+    depend on their neighbours. `pointers="all"` adds each row's address as `_ss_pointer` before `err`, for runs whose
+    rows have no keys.
     """
 
     model: ModelRef
@@ -196,6 +198,7 @@ class ScoringPlan:
     fixed_batch: int | None = None
     prove_batch: bool = False
     payload: Literal["none", "hash", "plain"] = "hash"
+    pointers: Literal["errors", "all"] = "errors"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,0 +1,77 @@
+"""The events of an attempt: write-once JSON objects that are the truth about a run, and its log lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from sparkscore.errors import error
+from sparkscore.ledger.store import Store
+
+__all__ = ["CLOSING", "EventLog", "attempts", "read_events"]
+
+# An attempt that wrote one of these is over and blocks nobody.
+CLOSING = frozenset({"run_closed", "run_stopped", "run_failed", "run_fenced"})
+
+_log = logging.getLogger(__name__)
+
+
+class EventLog:
+    """Appends the events of one attempt, numbered from 0.
+
+    Parameters
+    ----------
+    store : Store
+    run_id : str
+    attempt : int
+        The claim's number; nobody else writes into this attempt's folder.
+    """
+
+    def __init__(self, store: Store, run_id: str, attempt: int) -> None:
+        self._store = store
+        self.run_id = run_id
+        self.attempt = attempt
+        self._next = len(store.names(_folder(run_id, attempt)))
+
+    def write(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Write one event durably and log it."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        record = {"event": event, "at": at, "run_id": self.run_id, "attempt": self.attempt, **fields}
+        data = json.dumps(record, default=str).encode()
+        if not self._store.put_if_absent(f"{_folder(self.run_id, self.attempt)}/{self._next:06d}.json", data):
+            raise error(
+                "SPS-FENCED",
+                f"Expected to be the only writer of attempt {self.attempt}. Got an event number that is taken.",
+                "Let the other driver go on; this one stops.",
+                run=self.run_id,
+            )
+        self._next += 1
+        _log.info("%s run=%s attempt=%d %s", event, self.run_id, self.attempt, _short(fields))
+        return record
+
+
+def attempts(store: Store, run_id: str) -> list[int]:
+    """List the numbers of the claims of a run, ascending."""
+    return sorted(int(name.removesuffix(".json")) for name in store.names(f"claims/{run_id}"))
+
+
+def read_events(store: Store, run_id: str, attempt: int | None = None) -> list[dict[str, Any]]:
+    """Read the events of one attempt, or of all of them, in the order in which they were written."""
+    numbers = attempts(store, run_id) if attempt is None else [attempt]
+    found = []
+    for number in numbers:
+        for name in store.names(_folder(run_id, number)):
+            data = store.get(f"{_folder(run_id, number)}/{name}")
+            if data is not None:
+                found.append(json.loads(data))
+    return found
+
+
+def _folder(run_id: str, attempt: int) -> str:
+    return f"events/{run_id}/{attempt:06d}"
+
+
+def _short(fields: dict[str, Any]) -> str:
+    return " ".join(f"{k}={v}" for k, v in fields.items() if isinstance(v, (str, int, float)))

@@ -1,0 +1,166 @@
+"""Events folded to rows: the `runs` and `units` tables, and the state of a run, as pure functions of what is written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sparkscore.ledger.events import CLOSING, attempts, read_events
+from sparkscore.ledger.plans import Plan, read_plan
+from sparkscore.ledger.store import Store
+from sparkscore.tables import RUNS, UNITS
+
+__all__ = ["filtered_by_name", "run_ids", "run_rows", "state_of", "unit_rows"]
+
+_STATES = {"run_closed": "SUCCEEDED", "run_failed": "FAILED", "run_stopped": "STOPPED", "run_fenced": "FENCED"}
+_COMMITTED = ("unit_committed", "unit_reused")
+
+
+def run_ids(store: Store) -> list[str]:
+    """List the runs that the ledger knows, by the names of their plans."""
+    return [name.removesuffix(".json") for name in store.names("plans") if name.endswith(".json")]
+
+
+def state_of(events: Iterable[dict[str, Any]]) -> str:
+    """Give the state that a run's events add up to; an open attempt is RUNNING, whether or not its driver lives."""
+    state = "PLANNED"
+    for event in events:
+        name = event["event"]
+        if name == "run_discarded":
+            return "DISCARDED"
+        state = _STATES.get(name, "RUNNING" if name not in CLOSING and state != "SUCCEEDED" else state)
+    return state
+
+
+def unit_rows(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """Fold a run's events to rows of `sparkscore.tables.UNITS`, one for each planned unit, in order."""
+    plan = read_plan(store, run_id)
+    if plan is None:
+        return []
+    last: dict[int, dict[str, Any]] = {}
+    for event in read_events(store, run_id):
+        if event["event"] in (*_COMMITTED, "unit_failed") and event["unit_seq"] not in last:
+            last[event["unit_seq"]] = event
+        elif event["event"] in _COMMITTED and last[event["unit_seq"]]["event"] == "unit_failed":
+            last[event["unit_seq"]] = event
+    return [_unit_row(plan, unit.seq, last.get(unit.seq)) for unit in plan.units]
+
+
+def run_rows(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """Fold a run's events to rows of `sparkscore.tables.RUNS`, one for each attempt."""
+    plan = read_plan(store, run_id)
+    if plan is None:
+        return []
+    every = read_events(store, run_id)
+    discarded = any(e["event"] == "run_discarded" for e in every)
+    rows = []
+    for attempt in attempts(store, run_id):
+        upto = [e for e in every if e["attempt"] <= attempt]
+        own = [e for e in every if e["attempt"] == attempt]
+        rows.append(_run_row(plan, attempt, own, upto) | ({"state": "DISCARDED"} if discarded else {}))
+    return rows
+
+
+def filtered_by_name(plan: Plan, filtered: dict[str, int]) -> dict[str, int]:
+    """Name the prepare steps of a count by index."""
+    names = plan.header.get("where_steps", {})
+    return {names.get(str(step), str(step)): rows for step, rows in filtered.items()}
+
+
+def _unit_row(plan: Plan, seq: int, event: dict[str, Any] | None) -> dict[str, Any]:
+    unit = plan.units[seq]
+    row: dict[str, Any] = dict.fromkeys(c.name for c in UNITS)
+    row.update(
+        run_id=plan.run_id,
+        unit_seq=seq,
+        unit_id=unit.unit_id,
+        state="PLANNED",
+        files=[f.path for f in unit.files],
+        planned_rows=None if plan.header["balance_basis"] == "receipt" else unit.rows,
+        filtered_rows={},
+        output_files=[],
+    )
+    if event is None:
+        return row
+    row.update({k: v for k, v in event.items() if k in row and k not in ("run_id", "unit_seq", "unit_id")})
+    row["state"] = {"unit_committed": "COMMITTED", "unit_reused": "REUSED"}.get(event["event"], "FAILED")
+    row["filtered_rows"] = filtered_by_name(plan, event.get("filtered_rows", {}))
+    row["output_files"] = [tuple(f) for f in event.get("output_files", [])]
+    return row
+
+
+def _run_row(plan: Plan, attempt: int, own: list[dict[str, Any]], upto: list[dict[str, Any]]) -> dict[str, Any]:
+    first = own[0] if own else {}
+    closing = next((e for e in own if e["event"] in CLOSING), {})
+    row: dict[str, Any] = dict.fromkeys(c.name for c in RUNS)
+    row.update(_planned_facts(plan))
+    row.update({k: first.get(k) for k in ("library_versions", "spark_version", "spark_app_id", "device")})
+    row.update(_counts(plan, own, upto))
+    row.update(
+        attempt=attempt,
+        state=state_of(own),
+        exit_code=closing.get("exit_code"),
+        error_code=closing.get("code"),
+        error_message=closing.get("message"),
+        started_at=_time(first.get("at")),
+        ended_at=_time(closing.get("at")),
+    )
+    return row
+
+
+def _planned_facts(plan: Plan) -> dict[str, Any]:
+    header = plan.header
+    snapshot = {k: v for k, v in header["input"].items() if k != "schema"}
+    return {
+        "run_id": plan.run_id,
+        "kind": "batch",
+        "pipeline_name": header["pipeline_name"],
+        "spec_sha256": header["spec_sha256"],
+        "code_version": header["code_version"],
+        "model_uri": header["model"]["uri"],
+        "model_version": header["model"]["version"],
+        "model_sha256": header["model"]["sha256"],
+        "input_snapshot": json.dumps(snapshot, sort_keys=True),
+        "sink_location": header["sink"],
+        "units_total": len(plan.units),
+        "balance_basis": header["balance_basis"],
+    }
+
+
+def _counts(plan: Plan, own: list[dict[str, Any]], upto: list[dict[str, Any]]) -> dict[str, Any]:
+    # A unit counts once, by the first event that says it is committed: a resume only repeats what is known.
+    units = {e["unit_seq"]: e for e in reversed(upto) if e["event"] in _COMMITTED}
+    mine = [e for e in own if e["event"] == "unit_committed"]
+    wall_s = sum(e["wall_ms"] for e in mine) / 1000
+    rows = sum(e["ok_rows"] + e["quarantined_rows"] for e in mine)
+    return {
+        "providers_used": _added(u["providers"] for u in units.values()),
+        "units_committed": len(mine),
+        "units_reused": len(units) - len(mine),
+        "planned_rows": _planned(plan, units),
+        "filtered_rows": filtered_by_name(plan, _added(u["filtered_rows"] for u in units.values())),
+        "quarantined_by_code": _added(u["bad_by_code"] for u in units.values()),
+        "balance_ok": len(units) == len(plan.units),
+        "rows_per_s": rows / wall_s if wall_s else None,
+        **{k: sum(u[k] for u in units.values()) for k in ("ok_rows", "quarantined_rows", "scored_rows", "model_calls")},
+    }
+
+
+def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total)
+
+
+def _planned(plan: Plan, units: dict[int, dict[str, Any]]) -> int | None:
+    if plan.header["planned_rows"] is not None:
+        return int(plan.header["planned_rows"])
+    return sum(u["in_rows"] for u in units.values()) if len(units) == len(plan.units) else None
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

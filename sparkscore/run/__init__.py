@@ -1,0 +1,1 @@
+"""Where the pieces meet: a pipeline file becomes a plan, units, commits, a proof and a summary."""

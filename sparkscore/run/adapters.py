@@ -1,0 +1,226 @@
+"""Scoring without a pipeline file: a Spark frame, a pandas-UDF column, or an Arrow table in; scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from sparkscore.errors import error
+from sparkscore.run.frames import scoring_frame
+from sparkscore.run.models import encoder_files
+from sparkscore.runtime.binding import bind
+from sparkscore.runtime.models import PinnedModel, pin
+from sparkscore.runtime.session import Signature, TensorInfo, read_signature
+from sparkscore.scoring.scorer import open_scorer, result_schema
+from sparkscore.spec.pipeline import load_pipeline
+from sparkscore.spec.scoring import ERR_COL, ScoringPlan
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+__all__ = ["Model", "load", "score", "score_local", "score_udf"]
+
+# What `_ss` holds outside a run: the fields that speak of the row alone.
+_FRAME_FIELDS = ("stage", "error_code", "error_class", "error_type", "error_message")
+_OPTIONS = ("missing", "keys", "keep", "on_error", "quarantine")
+_MODEL_OPTIONS = ("device", "batch_size", "providers", "allow_links")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model pinned to a version and to bytes. Made by `load`; hand it to `score`, `score_udf` or `score_local`."""
+
+    uri: str
+    version: str
+    sha256: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+def load(uri: str, *, allow_links: bool = False) -> Model:
+    """Resolve a model URI once, to a version and a sha256, and keep a verified copy on this machine.
+
+    Parameters
+    ----------
+    uri : str
+        ``models:/name@alias``, ``runs:/id/path``, ``s3://…``, ``hdfs://…``, ``dbfs:/…``, or a path of an ONNX file,
+        a folder with one, or an MLflow package with an ONNX flavour.
+    allow_links : bool
+        Follow symbolic links that leave the model's folder.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelError
+        `SPS-MODEL-MISSING`, `-FORMAT`, `-EXTERNAL`, `-LINK`.
+    """
+    pinned = pin(uri, allow_links=allow_links)
+    signature = read_signature(pinned.folder, pinned.ref.main)
+    return Model(uri, pinned.ref.version, pinned.ref.sha256, signature.inputs, signature.outputs)
+
+
+def score(
+    df: DataFrame,
+    model: Model | str,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DataFrame:
+    """Score a Spark DataFrame; give it back with the outputs and an `_ss` struct as new columns.
+
+    The frame is **lazy**: each action on it scores the rows again. Write it once and read it back. A filter or a
+    projection on it adds no model call. A bad row stays in the frame, with null outputs and its error in `_ss`.
+
+    Parameters
+    ----------
+    df : DataFrame
+        Any, classic or Spark Connect.
+    model : Model or str
+        What `load` gave, or a URI.
+    inputs, outputs : mapping
+        As `inputs` and `outputs` of the pipeline file: ``{"x": ["amount", "age"]}``,
+        ``{"p": "probabilities[:, 1]"}``.
+    **options
+        `missing`, `keys`, `keep` (default all columns), `on_error`, `device`, `batch_size`, `providers`.
+
+    Returns
+    -------
+    DataFrame
+        Kept columns, outputs, ``_ss struct<status, stage, error_code, error_class, error_type, error_message>``.
+
+    Raises
+    ------
+    SpecError, ModelError
+        At once, before any row is read.
+
+    Examples
+    --------
+    >>> scored = score(df, "models:/fraud@champion", {"x": ["amount", "age"]})  # doctest: +SKIP
+    """
+    from pyspark.sql import functions as F
+
+    from sparkscore.run.frames import prepared_schema
+    from sparkscore.spark.carriers import FrameTask
+    from sparkscore.spark.schemas import arrow_schema, quoted, spark_schema
+    from sparkscore.spark.sessions import hand_out
+
+    pinned, plan = _bound(model, inputs, outputs, prepared_schema(df), {"keep": "all", **options})
+    hand_out(df.sparkSession, pinned.ref, pinned.folder)
+    frame = scoring_frame(df, plan)
+    schema = result_schema(plan, arrow_schema(frame.schema))
+    scored = frame.mapInArrow(FrameTask(plan), spark_schema(schema))
+    status = F.when(F.col(ERR_COL).isNull(), "ok").otherwise("error").alias("status")
+    ss = F.struct(status, *(F.col(ERR_COL).getField(name).alias(name) for name in _FRAME_FIELDS))
+    return scored.select(*(F.col(quoted(c)) for c in scored.columns if c != ERR_COL), ss.alias("_ss"))
+
+
+def score_local(
+    table: pa.Table | pa.RecordBatch | Iterable[pa.RecordBatch],
+    model: Model | str,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> pa.Table:
+    """Score an Arrow table in this process, without Spark; the same scorer, the same bytes.
+
+    Parameters are those of `score`. The result has the kept columns, the outputs, and `err`: null for a good row,
+    else a struct of `sparkscore.tables.ERR`.
+    """
+    if isinstance(table, pa.Table | pa.RecordBatch):
+        table = table.to_batches() if isinstance(table, pa.Table) else [table]
+        batches: Sequence[pa.RecordBatch] = table
+    else:
+        batches = list(table)
+    if not batches:
+        raise error("SPS-ENV-EMPTY", "Expected rows to score. Got none.", "Give a table with at least one batch.")
+    _, plan = _bound(model, inputs, outputs, batches[0].schema, {"keep": "all", **options})
+    schema = result_schema(plan, batches[0].schema)
+    return pa.Table.from_batches(open_scorer(plan).score(batches), schema=schema)
+
+
+def score_udf(
+    model: Model | str,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any] | None = None,
+    *,
+    schema: Any,
+    form: Literal["auto", "arrow", "pandas"] = "auto",
+    **options: Any,
+) -> Any:
+    """Make a column function that scores; for SQL, and for wide tables whose other columns stay out of Python.
+
+    Register it with ``spark.udf.register("p_late", score_udf(…))`` and call it with the columns of `schema`, in that
+    order. It is marked non-deterministic, so that Spark does not copy the call; a filter on its result still runs
+    the model twice: write once, read back.
+
+    Parameters
+    ----------
+    model, inputs, outputs, **options
+        As in `score`.
+    schema : str or StructType
+        Names and types of the columns that the function is called with, e.g. ``"amount double, age int"``.
+    form : {"auto", "arrow", "pandas"}
+        An iterator pandas UDF, or the Arrow UDF that Spark >= 4.1 has; auto takes the latter where it exists.
+        pandas knows no null beside NaN, so there a NaN counts as null.
+
+    Returns
+    -------
+    callable
+        Columns in; a struct of the outputs and `err` out.
+    """
+    from pyspark.sql.types import StructType
+
+    from sparkscore.spark.carriers import ColumnTask
+    from sparkscore.spark.schemas import arrow_schema, spark_schema
+    from sparkscore.spark.udfs import column_function
+
+    struct = schema if isinstance(schema, StructType) else StructType.fromDDL(schema)
+    given = arrow_schema(struct)
+    _, plan = _bound(model, inputs, outputs, given, {"keep": [], **options})
+    result = spark_schema(result_schema(plan, given))
+    return column_function(ColumnTask(plan, given), result, form)
+
+
+def _bound(
+    model: Model | str,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any] | None,
+    schema: pa.Schema,
+    options: Mapping[str, Any],
+) -> tuple[PinnedModel, ScoringPlan]:
+    """Bind a call as if it were a pipeline whose source and sink are the caller's own frames."""
+    unknown = sorted(set(options) - set(_OPTIONS) - set(_MODEL_OPTIONS))
+    if unknown:
+        raise error(
+            "SPS-SPEC-KEY",
+            f"Expected options among {', '.join((*_OPTIONS, *_MODEL_OPTIONS))}. Got {', '.join(unknown)}.",
+            "Take them out, or write a pipeline file.",
+        )
+    uri = model if isinstance(model, str) else model.uri
+    document: dict[str, Any] = {
+        "version": 1,
+        "name": "score",
+        "source": {"format": "parquet", "location": "frame"},
+        "model": {"uri": uri, **{k: v for k, v in options.items() if k in _MODEL_OPTIONS}},
+        "inputs": dict(inputs),
+        "sink": {"format": "delta", "location": "frame"},
+        **{k: v for k, v in options.items() if k in _OPTIONS},
+    }
+    if outputs is not None:
+        document["outputs"] = dict(outputs)
+    pipeline = load_pipeline(document)
+    pinned = pin(uri, encoder_files=encoder_files(pipeline), allow_links=pipeline.model.allow_links)
+    if isinstance(model, Model) and not encoder_files(pipeline) and pinned.ref.sha256 != model.sha256:
+        raise error(
+            "SPS-MODEL-DIGEST",
+            f"Expected the model that was loaded ({model.sha256[:12]}). Got other bytes at {uri}.",
+            "Load the model again.",
+        )
+    signature: Signature = read_signature(pinned.folder, pinned.ref.main)
+    return pinned, bind(pipeline, pinned, signature, schema).plan

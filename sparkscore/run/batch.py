@@ -1,0 +1,314 @@
+"""A batch run from claim to close: units are scored, committed and proved one after another, and a restart resumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sparkscore.errors import SparkscoreError, error
+from sparkscore.ledger.claims import HEARTBEAT_S, Claim, claim_run
+from sparkscore.ledger.events import EventLog, read_events
+from sparkscore.ledger.fold import state_of
+from sparkscore.ledger.plans import Plan, Unit, read_plan, write_plan
+from sparkscore.ledger.store import Store, open_store
+from sparkscore.run import folding
+from sparkscore.run.budget import Totals, assert_within, task_limit
+from sparkscore.run.environment import versions
+from sparkscore.run.frames import prepared, scoring_frame
+from sparkscore.run.planning import Bound, bound, make_plan, restore
+from sparkscore.run.proof import UnitProof, assert_complete, find_commit, gap, prove
+from sparkscore.run.result import Run
+from sparkscore.run.summaries import summary_of
+from sparkscore.scoring.scorer import result_schema
+from sparkscore.spark.carriers import TASK_COL, UnitContext, UnitTask
+from sparkscore.spark.commit import Commit, commits_of, unit_constants, with_ss, write_unit
+from sparkscore.spark.failures import from_spark, mapped
+from sparkscore.spark.schemas import arrow_schema, spark_schema
+from sparkscore.spark.sessions import cancel_tag, hand_out
+from sparkscore.spark.survey import changed_since
+from sparkscore.spec.scoring import ScoringPlan
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["Progress", "run_batch"]
+
+# Called with (units done, units in all, rows done, rows planned or None, bad rows) after each unit.
+Progress = Callable[[int, int, int, int | None, int], None]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_MAX_COMMIT_TRIES = 3
+
+
+def run_batch(
+    spark: SparkSession,
+    pipeline: Any,
+    run_id: str,
+    *,
+    take_over: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    heartbeat_s: float = HEARTBEAT_S,
+) -> Run:
+    """Score a pipeline's input once, or go on where an earlier attempt of the same run id stopped.
+
+    Parameters
+    ----------
+    spark : SparkSession
+        The caller's; it is neither stopped nor reconfigured.
+    pipeline : sparkscore.spec.pipeline.Pipeline
+    run_id : str
+        The same run id again is a resume, or, after success, a no-op that says so.
+    take_over : bool
+        Do not wait for the heartbeat of an attempt that did not close.
+    progress, say : callable, optional
+        Receive progress and lines for a person.
+
+    Returns
+    -------
+    Run
+        Of a run that succeeded.
+
+    Raises
+    ------
+    SparkscoreError
+        Whatever ended the run, after the ledger recorded it; committed units stay and the run can be resumed.
+    """
+    store = open_store(pipeline.ledger)
+    plan = read_plan(store, run_id)
+    with mapped(spark, dict(pipeline.expressions()), run=run_id):
+        if plan is None:
+            job = bound(spark, pipeline)
+            plan = write_plan(store, make_plan(spark, job, run_id))
+        else:
+            job = restore(spark, pipeline, plan)
+    state = state_of(read_events(store, run_id))
+    if state == "SUCCEEDED":
+        return Run(spark, replace(summary_of(store, plan), repeated=True))
+    if state == "DISCARDED":
+        raise _discarded(run_id)
+    with claim_run(store, run_id, take_over=take_over, interval_s=heartbeat_s, say=say) as claim:
+        attempt = _Attempt(spark, job, plan, store, claim)
+        return attempt.run(progress or (lambda *_: None))
+
+
+class _Attempt:
+    """One claimed attempt of a run; its methods are the steps, in the order of `run`."""
+
+    def __init__(self, spark: SparkSession, job: Bound, plan: Plan, store: Store, claim: Claim) -> None:
+        self.spark = spark
+        self.job = job
+        self.pipeline = job.pipeline
+        self.plan = plan
+        self.store = store
+        self.claim = claim
+        self.sink = self.pipeline.sink.location
+        self.events = EventLog(store, plan.run_id, claim.attempt)
+        self.proofs: dict[int, UnitProof] = {}
+
+    def run(self, progress: Progress) -> Run:
+        """Go through the units, and record how it ended, whatever ended it."""
+        try:
+            self._open()
+            self._resume()
+            for unit in self.plan.units:
+                if unit.seq not in self.proofs:
+                    self._score(unit)
+                self._report(progress)
+            self._close()
+        except SparkscoreError as failure:
+            self._fail(failure)
+            raise
+        except BaseException as cause:  # boundary: closing a run
+            if isinstance(cause, Exception):
+                failure = from_spark(cause, dict(self.pipeline.expressions()), run=self.plan.run_id)
+                self._fail(failure)
+                raise failure from cause
+            self._stopped(cause)
+            raise
+        return Run(self.spark, summary_of(self.store, self.plan))
+
+    # -- steps -----------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self.events.write(
+            "run_claimed",
+            device=self.pipeline.model.device,
+            on_error=self.pipeline.on_error.model_dump(mode="json"),
+            **versions(self.spark),
+        )
+        for message in self.plan.header["narrowing"]:
+            self.events.write("narrowing", detail=message)
+        if self.plan.header["input_ss"]:
+            self.events.write("input_ss_dropped", detail="the source has a column _ss; rename it in prepare to keep it")
+        with mapped(self.spark):
+            hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
+
+    def _resume(self) -> None:
+        """Take the units that earlier attempts committed; they must be the first ones of the plan."""
+        commits = commits_of(self.spark, self.sink, self.plan.run_id)
+        if [c.unit_seq for c in commits] != list(range(len(commits))):
+            raise gap(
+                "the first units of the plan, once each", f"units {[c.unit_seq for c in commits]}", self.plan.run_id
+            )
+        for commit in commits:
+            unit = self.plan.units[commit.unit_seq]
+            if commit.unit_id != unit.unit_id:
+                raise gap(f"unit {unit.seq} as planned", "other files under its number", self.plan.run_id)
+            self._record("unit_reused", unit, prove(self.spark, self.sink, self.plan, unit, commit, self.store), 0)
+
+    def _score(self, unit: Unit) -> None:
+        """Score one unit, commit it, and prove the commit; a commit that another writer overwrote is made again."""
+        started = time.monotonic()
+        for _ in range(_MAX_COMMIT_TRIES):
+            self.claim.assert_mine()
+            self._assert_unchanged(unit)
+            with mapped(
+                self.spark, dict(self.pipeline.expressions()), run=self.plan.run_id, unit=unit.seq
+            ):
+                self._write(unit)
+                commit = find_commit(self.spark, self.sink, self.plan.run_id, unit)
+            if commit is not None:
+                break
+            self.events.write("commit_lost", unit_seq=unit.seq)
+        else:
+            raise error(
+                "SPS-CLUSTER-CONFLICT",
+                f"Expected the commit of unit {unit.seq} to stay. Got it overwritten {_MAX_COMMIT_TRIES} times.",
+                "Let one driver at a time write this sink, or give it a store with atomic puts.",
+                run=self.plan.run_id,
+            )
+        proof = prove(self.spark, self.sink, self.plan, unit, commit, self.store)
+        reused = commit.attempt != self.claim.attempt
+        self._record("unit_reused" if reused else "unit_committed", unit, proof, time.monotonic() - started)
+        assert_within(self._totals(), self.pipeline.on_error, self.plan.run_id)
+
+    def _write(self, unit: Unit) -> None:
+        tag = f"sparkscore-{self.plan.run_id}"
+        if hasattr(self.spark, "addTag"):
+            self.spark.addTag(tag)
+        try:
+            commit = Commit(-1, unit.seq, unit.unit_id, self.claim.attempt)
+            write_unit(self._unit_frame(unit), self.pipeline.sink, commit, self.plan.run_id, self.plan.sha256)
+        except KeyboardInterrupt:
+            cancel_tag(self.spark, tag)
+            raise
+        finally:
+            if hasattr(self.spark, "removeTag"):
+                self.spark.removeTag(tag)
+
+    def _unit_frame(self, unit: Unit) -> DataFrame:
+        scoring = self._task_plan(unit)
+        context = UnitContext(self.plan.run_id, unit.seq, self.claim.attempt, self.store.root)
+        paths = [f.path for f in unit.files]
+        frame = scoring_frame(prepared(self.spark, self.job.snapshot, self.pipeline, paths), scoring)
+        schema = result_schema(scoring, arrow_schema(frame.schema))
+        declared = spark_schema(schema).add(TASK_COL, "bigint")
+        provider = _PROVIDERS.get(self.pipeline.model.device, "auto")
+        constants = unit_constants(self.plan.run_id, unit, scoring.model, provider, datetime.now(UTC))
+        return with_ss(frame.mapInArrow(UnitTask(scoring, context), declared), constants)
+
+    def _task_plan(self, unit: Unit) -> ScoringPlan:
+        scoring = self.job.scoring
+        limit = task_limit(self._totals(), self.pipeline.on_error, self.plan.header["planned_rows"])
+        on_error = replace(scoring.on_error, max_bad_rows=limit)
+        return replace(scoring, on_error=on_error, prove_batch=unit.seq == 0)
+
+    def _assert_unchanged(self, unit: Unit) -> None:
+        if self.job.snapshot.route != "files":
+            return  # Delta itself answers for the pinned version
+        change = changed_since(unit.files)
+        if change is not None:
+            gone = change.endswith("is gone")
+            raise error(
+                "SPS-DATA-GONE" if gone else "SPS-DATA-DRIFT",
+                f"Expected the input files as planned. Got: {change}.",
+                "Restore the file, or start a new run id over the data as it is now.",
+                run=self.plan.run_id,
+                unit=unit.seq,
+            )
+
+    def _close(self) -> None:
+        totals, on_error = self._totals(), self.pipeline.on_error
+        assert_complete(
+            self.spark, self.sink, self.plan, {seq: p.commit.version for seq, p in self.proofs.items()}
+        )
+        rows_in = sum(p.in_rows for p in self.proofs.values())
+        if rows_in == 0 and not on_error.allow_empty:
+            raise error(
+                "SPS-ENV-EMPTY",
+                "Expected rows in the source. Got none.",
+                "Check source.location and source.where; if an empty input is normal, set on_error.allow_empty: true.",
+                run=self.plan.run_id,
+            )
+        if rows_in and totals.ok_rows < on_error.min_ok_rows:
+            raise error(
+                "SPS-NO-OK-ROWS",
+                f"Expected at least {on_error.min_ok_rows} good rows. Got {totals.ok_rows} of {rows_in}.",
+                f"Look at `sparkscore quarantine summary {self.plan.run_id}`.",
+                run=self.plan.run_id,
+            )
+        self.claim.assert_mine()
+        self.events.write("run_published", units=len(self.plan.units))
+        folding.fold_quarantine(self.spark, self.pipeline, self.plan)
+        self.events.write("quarantine_folded", rows=totals.bad_rows)
+        self.events.write("run_closed", exit_code=0)
+        folding.fold_run(self.spark, self.pipeline, self.store, self.plan.run_id)
+
+    # -- how it ends -----------------------------------------------------------------------------------
+
+    def _fail(self, failure: SparkscoreError) -> None:
+        failure.context.setdefault("run", self.plan.run_id)
+        event = "run_fenced" if failure.code == "SPS-FENCED" else "run_failed"
+        text = {"code": failure.code, "message": str(failure)[:2000], "exit_code": failure.exit_code}
+        self.events.write(event, **text)
+
+    def _stopped(self, cause: BaseException) -> None:
+        """A signal: the unit was cancelled, the claim is released by this event, and the next start is immediate."""
+        signum = getattr(cause, "signum", None) or 2
+        self.events.write("run_stopped", exit_code=128 + signum, message=f"stopped by signal {signum}")
+
+    # -- records ---------------------------------------------------------------------------------------
+
+    def _record(self, event: str, unit: Unit, proof: UnitProof, wall_s: float) -> None:
+        self.proofs[unit.seq] = proof
+        fields = asdict(proof)
+        commit = fields.pop("commit")
+        self.events.write(
+            event,
+            unit_seq=unit.seq,
+            unit_id=unit.unit_id,
+            committed_version=commit["version"],
+            quarantined_rows=fields.pop("bad_rows"),
+            wall_ms=round(wall_s * 1000),
+            txn_app_id=f"sparkscore/{self.plan.run_id}",
+            txn_version=unit.seq,
+            **fields,
+        )
+
+    def _totals(self) -> Totals:
+        proofs = self.proofs.values()
+        return Totals(
+            ok_rows=sum(p.ok_rows for p in proofs),
+            bad_rows=sum(p.bad_rows for p in proofs),
+            filtered_rows=sum(sum(p.filtered_rows.values()) for p in proofs),
+        )
+
+    def _report(self, progress: Progress) -> None:
+        totals = self._totals()
+        done = totals.ok_rows + totals.bad_rows + totals.filtered_rows
+        progress(len(self.proofs), len(self.plan.units), done, self.plan.header["planned_rows"], totals.bad_rows)
+
+
+def _discarded(run_id: str) -> SparkscoreError:
+    return error(
+        "SPS-RUN-CHANGED",
+        f"Expected a run that may be resumed. Got {run_id}, whose rows were discarded.",
+        "Start a new run id.",
+        run=run_id,
+    )
+
+

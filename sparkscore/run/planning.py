@@ -1,0 +1,155 @@
+"""A pipeline and a session become a job: the plan that the ledger keeps, and the scoring plan that workers get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkscore import tables
+from sparkscore._version import __version__
+from sparkscore.errors import error
+from sparkscore.ledger.plans import LEDGER_VERSION, Plan
+from sparkscore.run.frames import needed_columns, prepared, prepared_schema, scoring_frame
+from sparkscore.run.models import model_to_json, pin_model, repin
+from sparkscore.run.units import MAX_UNITS, pack
+from sparkscore.runtime.binding import Binding, bind
+from sparkscore.runtime.models import PinnedModel
+from sparkscore.runtime.session import read_signature
+from sparkscore.scoring.scorer import result_schema
+from sparkscore.spark.commit import check_sink
+from sparkscore.spark.prepare import where_steps
+from sparkscore.spark.schemas import arrow_schema
+from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
+from sparkscore.spark.survey import survey
+from sparkscore.spec.fingerprint import fingerprint
+from sparkscore.spec.scoring import ScoringPlan
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["Bound", "bound", "make_plan", "restore"]
+
+# A Delta table that is read by file-path filter scans its file list again for each unit.
+_MAX_FILTERED_UNITS = 8
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A pipeline bound to one input and one model: everything but the units."""
+
+    pipeline: Any
+    snapshot: Snapshot
+    paths: tuple[str, ...]
+    model: PinnedModel
+    binding: Binding
+    input_ss: bool  # the source has a `_ss` column, which is left out
+
+    @property
+    def scoring(self) -> ScoringPlan:
+        """The plan that workers get."""
+        return self.binding.plan
+
+
+def bound(spark: SparkSession, pipeline: Any) -> Bound:
+    """Pin the input and the model, and bind the pipeline to both. Reads no rows.
+
+    Raises
+    ------
+    SpecError, ModelError, ClusterError
+        Whatever of the pipeline cannot work, before anything is scored.
+    """
+    snapshot, paths = pin_source(spark, pipeline.source)
+    return _bind(spark, pipeline, snapshot, tuple(paths), pin_model(pipeline))
+
+
+def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
+    """Look at every input file, check the sink, and cut the input into units.
+
+    Raises
+    ------
+    ClusterError
+        `SPS-ENV-EMPTY` for a source without rows, unless `on_error.allow_empty`.
+    """
+    pipeline, snapshot = job.pipeline, job.snapshot
+    check_sink(spark, pipeline.sink.location, sink_schema(spark, job))
+    looks = survey(spark, snapshot, job.paths, needed_columns(snapshot, pipeline, job.scoring))
+    units = pack(looks, _MAX_FILTERED_UNITS if snapshot.route == "delta" else MAX_UNITS)
+    if not units and not pipeline.on_error.allow_empty:
+        raise error(
+            "SPS-ENV-EMPTY",
+            f"Expected rows in {', '.join(snapshot.locations)}. Got {len(looks)} files without a row.",
+            "Check source.location; if an empty input is normal, set on_error.allow_empty: true.",
+        )
+    basis = _balance_basis(pipeline, snapshot)
+    header = {
+        "run_id": run_id,
+        "ledger_version": LEDGER_VERSION,
+        "code_version": __version__,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pipeline_name": pipeline.name,
+        "spec_sha256": fingerprint(pipeline),
+        "model": model_to_json(job.model.ref),
+        "input": snapshot.to_json(),
+        "input_ss": job.input_ss,
+        "where_steps": {str(i): name for i, name in where_steps(pipeline.prepare).items()},
+        "sink": pipeline.sink.location,
+        "quarantine": quarantine_location(pipeline),
+        "balance_basis": basis,
+        "planned_rows": None if basis == "receipt" else sum(u.rows or 0 for u in units),
+        "units": len(units),
+        "narrowing": list(job.binding.narrowing),
+        "warnings": list(job.binding.warnings),
+    }
+    return Plan(header, units)
+
+
+def restore(spark: SparkSession, pipeline: Any, plan: Plan) -> Bound:
+    """Bind the pipeline to the input and the model that a plan pinned.
+
+    Raises
+    ------
+    SpecError
+        `SPS-RUN-CHANGED` when the pipeline is not the one that the plan was made from.
+    """
+    if fingerprint(pipeline) != plan.header["spec_sha256"]:
+        raise error(
+            "SPS-RUN-CHANGED",
+            f"Expected the pipeline that run {plan.run_id} was planned with (fingerprint "
+            f"{plan.header['spec_sha256'][:12]}). Got another one ({fingerprint(pipeline)[:12]}).",
+            "Start a new run id for the changed pipeline; on_error, quarantine and model.providers alone may change.",
+            run=plan.run_id,
+        )
+    model = repin(pipeline, plan.header["model"])
+    return _bind(spark, pipeline, restore_snapshot(plan.header["input"]), (), model)
+
+
+def sink_schema(spark: SparkSession, job: Bound) -> pa.Schema:
+    """The Arrow schema of the sink: `_ss`, the kept columns, the outputs."""
+    frame = scoring_frame(prepared(spark, job.snapshot, job.pipeline), job.scoring)
+    scored = result_schema(job.scoring, arrow_schema(frame.schema))
+    return pa.schema([pa.field("_ss", tables.arrow_struct(tables.SS)), *list(scored)[:-1]])
+
+
+def quarantine_location(pipeline: Any) -> str:
+    """Where bad rows are collected: `quarantine.location`, else inside the ledger."""
+    return str(pipeline.quarantine.location or f"{pipeline.ledger.rstrip('/')}/tables/quarantine")
+
+
+def _bind(spark: SparkSession, pipeline: Any, snapshot: Snapshot, paths: tuple[str, ...], model: PinnedModel) -> Bound:
+    frame = prepared(spark, snapshot, pipeline)
+    signature = read_signature(model.folder, model.ref.main)
+    binding = bind(pipeline, model, signature, prepared_schema(frame))
+    if not pipeline.keys or pipeline.sink.provenance == "full":
+        # Without keys the address is the row's only name, so it stands on every row.
+        binding = replace(binding, plan=replace(binding.plan, pointers="all"))
+    return Bound(pipeline, snapshot, paths, model, binding, any(f.name == "_ss" for f in snapshot.struct.fields))
+
+
+def _balance_basis(pipeline: Any, snapshot: Snapshot) -> str:
+    """Say what the planned number of rows rests on."""
+    if pipeline.source.where is not None or snapshot.format in ("csv", "json"):
+        return "receipt"
+    return "count" if snapshot.route == "delta" else "footer"

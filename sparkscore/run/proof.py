@@ -1,0 +1,173 @@
+"""The proof of a unit: exactly one commit holds it, its rows balance, and two independent counts agree."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sparkscore.errors import error
+from sparkscore.ledger.plans import Plan, Unit
+from sparkscore.ledger.store import Store
+from sparkscore.spark.commit import Commit, Committed, commits_of, count_unit
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["UnitProof", "assert_complete", "find_commit", "prove"]
+
+_RECENT = 20  # commits of other writers that may lie on top of ours before the whole history is read
+
+
+@dataclass(frozen=True)
+class UnitProof:
+    """What is known of a committed unit, from its rows and from the receipts of the tasks that wrote them."""
+
+    commit: Commit
+    ok_rows: int
+    bad_rows: int
+    bad_by_code: dict[str, int]
+    output_files: tuple[tuple[str, int], ...]
+    in_rows: int
+    filtered_rows: dict[int, int] = field(default_factory=dict)
+    scored_rows: int = 0
+    model_calls: int = 0
+    rows_truncated: int = 0
+    peak_rss_bytes: int = 0
+    providers: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit) -> Commit | None:
+    """Find the one commit of a unit, None when there is none.
+
+    Raises
+    ------
+    RecordError
+        `SPS-TXN-SKIPPED` when Delta skipped the write because the run's transactions are past the unit, or when
+        the commit under the unit's number holds other files.
+    """
+    commits = commits_of(spark, location, run_id, _RECENT) or commits_of(spark, location, run_id)
+    found = [c for c in commits if c.unit_seq == unit.seq]
+    if not found and any(c.unit_seq > unit.seq for c in commits):
+        newest = max(c.unit_seq for c in commits)
+        raise _skipped(f"unit {unit.seq} to be committed", f"none, and unit {newest} is", run_id)
+    if len(found) > 1:
+        raise _skipped(f"one commit of unit {unit.seq}", f"{len(found)}", run_id)
+    if found and found[0].unit_id != unit.unit_id:
+        raise _skipped(f"unit {unit.seq} with id {unit.unit_id[:12]}", f"id {found[0].unit_id[:12]}", run_id)
+    return found[0] if found else None
+
+
+def prove(spark: SparkSession, location: str, plan: Plan, unit: Unit, commit: Commit, store: Store) -> UnitProof:
+    """Count a unit's committed rows, and hold them against the plan and the receipts.
+
+    The receipts that count are those whose task wrote committed rows; for a partition without rows, that of its
+    lowest task. So a retried or speculated task is counted once.
+
+    Raises
+    ------
+    RecordError
+        `SPS-BALANCE`, with both sides.
+    """
+    committed = count_unit(spark, location, plan.run_id, unit.seq)
+    receipts = _counting(_receipts(store, plan.run_id, unit.seq, commit.attempt), committed)
+    filtered: Counter[int] = Counter()
+    providers: Counter[str] = Counter()
+    versions: dict[str, str] = {}
+    for receipt in receipts:
+        filtered.update({int(step): rows for step, rows in receipt["rows_filtered"].items()})
+        if receipt["rows_in"]:
+            providers[receipt["provider"]] += 1
+        versions.update(receipt["versions"])
+    proof = UnitProof(
+        commit=commit,
+        ok_rows=committed.ok_rows,
+        bad_rows=committed.bad_rows,
+        bad_by_code=committed.bad_by_code,
+        output_files=committed.files,
+        in_rows=sum(r["rows_in"] for r in receipts),
+        filtered_rows=dict(filtered),
+        scored_rows=sum(r["rows_scored"] for r in receipts),
+        model_calls=sum(r["model_calls"] for r in receipts),
+        rows_truncated=sum(r["rows_truncated"] for r in receipts),
+        peak_rss_bytes=max((r["peak_rss_bytes"] for r in receipts), default=0),
+        providers=dict(providers),
+        versions=versions,
+    )
+    _assert_balance(proof, receipts, None if plan.header["balance_basis"] == "receipt" else unit.rows, plan.run_id)
+    return proof
+
+
+def assert_complete(spark: SparkSession, location: str, plan: Plan, recorded: dict[int, int]) -> None:
+    """Prove that the sink still holds exactly one commit of each unit, at the version that was recorded.
+
+    Raises
+    ------
+    RecordError
+        `SPS-LEDGER-GAP` when one is missing, twice there, or at another version.
+    """
+    if not plan.units:
+        return
+    found: dict[int, list[int]] = {}
+    for commit in commits_of(spark, location, plan.run_id):
+        found.setdefault(commit.unit_seq, []).append(commit.version)
+    for unit in plan.units:
+        if found.get(unit.seq) != [recorded.get(unit.seq)]:
+            raise gap(
+                f"unit {unit.seq} at version {recorded.get(unit.seq)}",
+                f"{found.get(unit.seq) or 'no commit'}",
+                plan.run_id,
+            )
+
+
+def gap(expected: str, got: str, run_id: str) -> Exception:
+    """The error of a sink that does not hold the units that the ledger says it holds."""
+    return error(
+        "SPS-LEDGER-GAP",
+        f"Expected the sink to hold {expected}. Got {got}.",
+        "Another writer removed or overwrote commits: look at DESCRIBE HISTORY of the sink, then start a new run id.",
+        run=run_id,
+    )
+
+
+def _receipts(store: Store, run_id: str, unit_seq: int, attempt: int) -> list[dict[str, Any]]:
+    folder = f"receipts/{run_id}/{unit_seq}"
+    found = [json.loads(store.get(f"{folder}/{name}") or b"{}") for name in store.names(folder)]
+    return [r for r in found if r.get("attempt") == attempt]
+
+
+def _counting(receipts: list[dict[str, Any]], committed: Committed) -> list[dict[str, Any]]:
+    by_partition: dict[int, dict[str, Any]] = {}
+    for receipt in sorted(receipts, key=lambda r: r["task_attempt_id"], reverse=True):
+        partition, wrote = receipt["partition"], receipt["task_attempt_id"] in committed.task_attempt_ids
+        known = by_partition.get(partition)
+        if wrote or known is None or known["task_attempt_id"] not in committed.task_attempt_ids:
+            by_partition[partition] = receipt
+    return list(by_partition.values())
+
+
+def _assert_balance(proof: UnitProof, receipts: list[Any], planned: int | None, run_id: str) -> None:
+    filtered = sum(proof.filtered_rows.values())
+    committed = proof.ok_rows + proof.bad_rows
+    receipted = sum(r["rows_ok"] + r["rows_bad"] for r in receipts)
+    planned = proof.in_rows if planned is None else planned
+    if planned != committed + filtered or receipted != committed or proof.in_rows != planned:
+        raise error(
+            "SPS-BALANCE",
+            f"Expected planned = ok + quarantined + filtered. Got planned {planned}, ok {proof.ok_rows}, quarantined "
+            f"{proof.bad_rows}, filtered {filtered}; receipts say {proof.in_rows} in and {receipted} out.",
+            "Do not use the unit's rows; report it with the ledger folder. A new run id scores everything again.",
+            run=run_id,
+            unit=proof.commit.unit_seq,
+        )
+
+
+def _skipped(expected: str, got: str, run_id: str) -> Exception:
+    return error(
+        "SPS-TXN-SKIPPED",
+        f"Expected {expected}. Got {got}.",
+        "The run id was used before with another plan on this sink; start a new run id.",
+        run=run_id,
+    )

@@ -1,0 +1,118 @@
+"""The outcome of a run: a summary for people and schedulers, and frames of its failures and units."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sparkscore.ledger.fold import unit_rows
+from sparkscore.ledger.store import open_store
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["Run", "Summary"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to; the JSON object of ``--result``. Rows are counted from the committed table."""
+
+    run_id: str
+    state: str
+    exit_code: int
+    code: str | None
+    message: str | None
+    planned_rows: int | None
+    ok_rows: int
+    quarantined_rows: int
+    filtered_rows: dict[str, int]
+    units: int
+    model: dict[str, Any]
+    providers: dict[str, int]
+    scan: str
+    sink: str
+    quarantine: str
+    ledger: str
+    started_at: str
+    ended_at: str
+    rows_per_s: float | None
+    model_calls: int = 0
+    attempt: int = 1
+    reused_units: int = 0
+    repeated: bool = False  # the run id was finished before; nothing ran
+    quarantined_by_code: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the summary as plain JSON values."""
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+    def __str__(self) -> str:
+        head = f"run {self.run_id}: {self.state}" + (" (already finished; nothing was scored)" if self.repeated else "")
+        rate = f", {self.rows_per_s:,.0f} rows/s" if self.rows_per_s else ""
+        planned = "?" if self.planned_rows is None else f"{self.planned_rows:,}"
+        lines = [
+            head,
+            f"  rows         {planned} planned = {self.ok_rows:,} ok + {self.quarantined_rows:,} quarantined"
+            f" + {sum(self.filtered_rows.values()):,} filtered{rate}",
+            *(f"    {code:<18} {rows:,}" for code, rows in sorted(self.quarantined_by_code.items())),
+            *(f"    dropped by {step}: {rows:,}" for step, rows in self.filtered_rows.items()),
+            f"  units        {self.units} ({self.reused_units} from earlier attempts), attempt {self.attempt}",
+            f"  model        {self.model['uri']}",
+            f"               version {self.model['version']}, sha256 {self.model['sha256']}",
+            f"  provider     {', '.join(f'{p} in {n} tasks' for p, n in self.providers.items()) or 'none ran'}",
+            f"  scores       {self.sink}",
+            f"  quarantine   {self.quarantine}",
+            f"  ledger       {self.ledger}",
+            *(f"  warning      {w}" for w in self.warnings),
+        ]
+        if self.message:
+            lines.append(f"  error        {self.message}")
+        return "\n".join(lines)
+
+
+class Run:
+    """A finished or stopped run of a pipeline.
+
+    Parameters
+    ----------
+    spark : SparkSession
+        The session that frames are read with.
+    summary : Summary
+    """
+
+    def __init__(self, spark: SparkSession, summary: Summary) -> None:
+        self._spark = spark
+        self._summary = summary
+        self.run_id = summary.run_id
+        self.state = summary.state
+        self.exit_code = summary.exit_code
+
+    def summary(self) -> Summary:
+        """Give the counts, places and verdict of the run; `print` it, or take `.to_json()`."""
+        return self._summary
+
+    def scores(self) -> DataFrame:
+        """Read the run's good rows from the sink. Lazy; scores nothing."""
+        return self._rows("ok")
+
+    def failures(self) -> DataFrame:
+        """Read the run's bad rows from the sink: keys and kept columns, and in `_ss` why and where. Lazy."""
+        return self._rows("error")
+
+    def units(self) -> DataFrame:
+        """Give the units of the run: columns of `sparkscore.tables.UNITS`."""
+        from sparkscore.tables import UNITS, ddl
+
+        rows = unit_rows(open_store(self._summary.ledger), self.run_id)
+        return self._spark.createDataFrame([tuple(r[c.name] for c in UNITS) for r in rows], ddl(UNITS))
+
+    def __repr__(self) -> str:
+        return str(self._summary)
+
+    def _rows(self, status: str) -> DataFrame:
+        from pyspark.sql import functions as F
+
+        table = self._spark.read.format("delta").load(self._summary.sink)
+        return table.where((F.col("_ss.run_id") == self.run_id) & (F.col("_ss.status") == status))

@@ -1,0 +1,45 @@
+"""The summary of a run, made from the ledger alone, so that `runs show` and the run itself say the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparkscore.ledger.fold import run_rows
+from sparkscore.ledger.plans import Plan
+from sparkscore.ledger.store import Store
+from sparkscore.run.result import Summary
+
+__all__ = ["summary_of"]
+
+
+def summary_of(store: Store, plan: Plan) -> Summary:
+    """Summarise the newest attempt of a run."""
+    rows = run_rows(store, plan.run_id)
+    row: dict[str, Any] = rows[-1]
+    model = plan.header["model"]
+    return Summary(
+        run_id=plan.run_id,
+        state=row["state"],
+        exit_code=row["exit_code"] or 0,
+        code=row["error_code"],
+        message=row["error_message"],
+        planned_rows=row["planned_rows"],
+        ok_rows=row["ok_rows"],
+        quarantined_rows=row["quarantined_rows"],
+        filtered_rows=row["filtered_rows"],
+        units=row["units_total"],
+        model={"uri": model["uri"], "version": model["version"], "sha256": model["sha256"]},
+        providers=row["providers_used"],
+        scan="map_in_arrow",
+        sink=plan.header["sink"],
+        quarantine=plan.header["quarantine"],
+        ledger=store.root,
+        started_at=rows[0]["started_at"].isoformat(),
+        ended_at=row["ended_at"].isoformat() if row["ended_at"] else "",
+        rows_per_s=row["rows_per_s"],
+        model_calls=row["model_calls"],
+        attempt=row["attempt"],
+        reused_units=row["units_reused"],
+        quarantined_by_code=row["quarantined_by_code"],
+        warnings=tuple(plan.header["warnings"]),
+    )

@@ -1,0 +1,162 @@
+"""The worker's side of every Spark path: a carrier takes Arrow batches from Spark, has them scored, and hands them back.
+
+A carrier knows Spark and no model. This module imports pyspark and floors 0 to 2 only, since workers import it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sparkscore.runtime import files
+from sparkscore.scoring.scorer import Scorer, open_scorer
+from sparkscore.spec.scoring import ModelRef, ScoringPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TASK_COL", "ColumnTask", "FrameTask", "UnitContext", "UnitTask", "artifact_name"]
+
+TASK_COL = "_ss_task"  # bigint: the task attempt id, on the first row of each task only
+
+
+@dataclass(frozen=True)
+class UnitContext:
+    """The unit that a task works for, and where its receipt goes."""
+
+    run_id: str
+    unit_seq: int
+    attempt: int
+    ledger: str
+
+
+class FrameTask:
+    """`mapInArrow` function of `ss.score`: batches in, batches out, nothing written."""
+
+    def __init__(self, plan: ScoringPlan) -> None:
+        self.plan = plan
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Score the batches of one partition."""
+        return worker_scorer(self.plan).score(batches)
+
+
+class UnitTask:
+    """`mapInArrow` function of a batch run: scores a partition of a unit and leaves a receipt for it."""
+
+    def __init__(self, plan: ScoringPlan, unit: UnitContext) -> None:
+        self.plan = plan
+        self.unit = unit
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Score the batches of one partition; the receipt is written after the last one."""
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        assert context is not None, "a unit's task runs in a Spark worker"
+        task_id, started = int(context.taskAttemptId()), time.monotonic()
+        scorer = worker_scorer(self.plan)
+        first = True
+        for batch in scorer.score(batches):
+            yield _with_task_id(batch, task_id if first else None)
+            first = first and batch.num_rows == 0
+        self._write_receipt(scorer, context.partitionId(), task_id, time.monotonic() - started)
+
+    def _write_receipt(self, scorer: Scorer, partition: int, task_id: int, wall_s: float) -> None:
+        receipt = {
+            "run_id": self.unit.run_id,
+            "unit_seq": self.unit.unit_seq,
+            "attempt": self.unit.attempt,
+            "partition": partition,
+            "task_attempt_id": task_id,
+            "pid": os.getpid(),
+            "provider": scorer.session.provider,
+            "versions": scorer.session.versions,
+            "wall_s": round(wall_s, 3),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            **asdict(scorer.counts),
+        }
+        folder = f"{self.unit.ledger}/receipts/{self.unit.run_id}/{self.unit.unit_seq}"
+        files.write_bytes(f"{folder}/{partition}-{task_id}.json", json.dumps(receipt).encode())
+
+
+class ColumnTask:
+    """Column function of `ss.score_udf`: arrays of columns in, a struct of outputs and `err` out.
+
+    `arrow` is the body of an Arrow UDF (Spark >= 4.1), `pandas` that of an iterator pandas UDF. pandas has no null
+    beside NaN: its NaN is taken as null, so that a missing value meets the pipeline's policy and is never a number.
+    """
+
+    def __init__(self, plan: ScoringPlan, schema: pa.Schema) -> None:
+        self.plan = plan
+        self.schema = schema
+
+    def arrow(self, columns: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
+        """Score the arrays of one partition."""
+        for batch in worker_scorer(self.plan).score(self._batch(arrays) for arrays in columns):
+            yield batch.to_struct_array()
+
+    def pandas(self, columns: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
+        """Score the series of one partition."""
+        for batch in worker_scorer(self.plan).score(self._batch(self._to_arrow(series)) for series in columns):
+            yield batch.to_pandas()
+
+    def _batch(self, arrays: tuple[pa.Array, ...]) -> pa.RecordBatch:
+        return pa.RecordBatch.from_arrays(list(arrays), schema=self.schema)
+
+    def _to_arrow(self, series: tuple[pd.Series, ...]) -> tuple[pa.Array, ...]:
+        pairs = zip(series, self.schema, strict=True)
+        return tuple(pa.Array.from_pandas(s, type=field.type) for s, field in pairs)
+
+
+def worker_scorer(plan: ScoringPlan) -> Scorer:
+    """Open the plan's scorer in this process; the session behind it is made once a process.
+
+    A task that owns a GPU shows only that one to CUDA, before ONNX Runtime is asked for it.
+    """
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    gpus = context.resources().get("gpu") if context is not None else None
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
+    return open_scorer(plan, source=_artifact_folder(plan.model), in_worker=context is not None)
+
+
+def artifact_name(model: ModelRef, index: int) -> str:
+    """Name under which the driver hands out one file of a model; unique over models."""
+    return f"sparkscore-{model.sha256[:16]}-{index}"
+
+
+def _artifact_folder(model: ModelRef) -> str | None:
+    """Lay a handed-out model's files out as its folder, by links; None when workers fetch the model themselves."""
+    if not model.location.startswith("artifact:"):
+        return None
+    from pyspark import SparkFiles
+
+    folder = Path(tempfile.mkdtemp(prefix="sparkscore-"))
+    for index, file in enumerate(model.files):
+        source = Path(SparkFiles.get(artifact_name(model, index)))
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.exists():
+            target.symlink_to(source)
+    return str(folder)
+
+
+def _with_task_id(batch: pa.RecordBatch, task_id: int | None) -> pa.RecordBatch:
+    ids = pa.nulls(batch.num_rows, pa.int64())
+    if task_id is not None and batch.num_rows:
+        ids = pa.concat_arrays([pa.array([task_id], pa.int64()), ids.slice(1)])
+    names = [*batch.schema.names, TASK_COL]
+    return pa.RecordBatch.from_arrays([*batch.columns, ids], names=names)
+

@@ -1,0 +1,201 @@
+"""One Delta commit a unit, and the proof of it: who committed which unit, and what the committed rows say.
+
+Public means only: DataFrame writer and reader options, and DESCRIBE HISTORY. Rows are counted from committed files,
+never from accumulators or `observe()`, which count attempts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkscore.errors import CODES, error
+from sparkscore.spark.carriers import TASK_COL
+from sparkscore.spark.delta_log import delta_path, history
+from sparkscore.spark.schemas import arrow_schema, quoted
+from sparkscore.spec.scoring import ERR_COL
+from sparkscore.tables import ERR, SS
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["Commit", "Committed", "app_id", "check_sink", "commits_of", "count_unit", "discard", "with_ss", "write_unit"]
+
+# Counted one by one in a single aggregate: a GROUP BY would cost each unit a shuffle.
+_ROW_CODES = tuple(code for code in CODES if code.startswith("SPS-ROW-"))
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit of a unit, from the sink's own history."""
+
+    version: int
+    unit_seq: int
+    unit_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What the committed rows of a unit say."""
+
+    ok_rows: int
+    bad_rows: int
+    bad_by_code: dict[str, int]
+    task_attempt_ids: frozenset[int]
+    files: tuple[tuple[str, int], ...]
+
+
+def app_id(run_id: str) -> str:
+    """The run's Delta application id; its transaction versions are the units' positions."""
+    return f"sparkscore/{run_id}"
+
+
+def with_ss(scored: DataFrame, constants: Mapping[str, Any]) -> DataFrame:
+    """Build the `_ss` struct, first in the schema so that Delta's statistics cover it.
+
+    Constants are added here, in the JVM, because each cell out of a worker costs about 95 ns.
+    """
+    from pyspark.sql import functions as F
+
+    err = {c.name: F.col(ERR_COL).getField(c.name) for c in ERR}
+    status = F.when(F.col(ERR_COL).isNull(), "ok").otherwise("error")
+    values = {"status": status, **err, **{k: F.lit(v) for k, v in constants.items()}}
+    if TASK_COL in scored.columns:
+        values["task_attempt_id"] = F.col(TASK_COL)
+    ss = F.struct(*(values[c.name].cast(c.type).alias(c.name) for c in SS if c.name in values))
+    rest = [F.col(quoted(c)) for c in scored.columns if c not in (ERR_COL, TASK_COL)]
+    return scored.select(ss.alias("_ss"), *rest)
+
+
+def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sha256: str) -> None:
+    """Append a unit's rows in one commit that also carries its progress.
+
+    Delta skips the write silently when the unit is already committed; the caller proves which of the two it was.
+    """
+    metadata = {
+        "run_id": run_id,
+        "unit_seq": commit.unit_seq,
+        "unit_id": commit.unit_id,
+        "attempt": commit.attempt,
+        "plan_sha256": plan_sha256,
+    }
+    writer = (
+        frame.write.format("delta")
+        .mode("append")
+        .options(**sink.options)
+        .option("txnAppId", app_id(run_id))
+        .option("txnVersion", str(commit.unit_seq))
+        .option("userMetadata", json.dumps(metadata))
+    )
+    if sink.partition_by:
+        writer = writer.partitionBy(*sink.partition_by)
+    writer.save(sink.location)
+
+
+def commits_of(spark: SparkSession, location: str, run_id: str, limit: int | None = None) -> list[Commit]:
+    """List the commits of a run among the newest `limit` commits of the sink (all by default), by unit."""
+    found = []
+    for row in history(spark, location, limit):
+        metadata = _metadata(row.userMetadata)
+        if metadata.get("run_id") == run_id and "unit_seq" in metadata:
+            found.append(Commit(row.version, metadata["unit_seq"], metadata["unit_id"], metadata["attempt"]))
+    return sorted(found, key=lambda c: (c.unit_seq, c.version))
+
+
+def count_unit(spark: SparkSession, location: str, run_id: str, unit_seq: int) -> Committed:
+    """Count a unit's committed rows by status; statistics on `_ss` keep the read to the unit's own files."""
+    from pyspark.sql import functions as F
+
+    table = spark.read.format("delta").load(location)
+    metadata = table.metadataColumn("_metadata")
+    ours = table.where((F.col("_ss.run_id") == run_id) & (F.col("_ss.unit_seq") == unit_seq))
+    row = ours.agg(
+        F.expr("count_if(_ss.status = 'ok')").alias("ok"),
+        F.expr("count_if(_ss.status = 'error')").alias("bad"),
+        F.struct(*(F.expr(f"count_if(_ss.error_code = '{c}')").alias(c) for c in _ROW_CODES)).alias("codes"),
+        F.collect_set("_ss.task_attempt_id").alias("tasks"),
+        F.collect_set(F.struct(metadata.getField("file_path"), metadata.getField("file_size"))).alias("files"),
+    ).collect()[0]
+    output_files = tuple(sorted((f[0], f[1]) for f in row.files))
+    by_code = {code: rows for code, rows in row.codes.asDict().items() if rows}
+    return Committed(row.ok, row.bad, by_code, frozenset(row.tasks), output_files)
+
+
+def check_sink(spark: SparkSession, location: str, expected: pa.Schema) -> None:
+    """Refuse a sink that cannot take the run's rows, or whose transactions expire, before anything is scored.
+
+    Raises
+    ------
+    SpecError
+        `SPS-SPEC-SINK` when a column is missing there or has another type.
+    ClusterError
+        `SPS-ENV-SINK` when the table forgets transactions, which exactly-once writes rest on.
+    """
+    if not history(spark, location, limit=1):
+        return
+    there = {f.name.lower(): f.type for f in arrow_schema(spark.read.format("delta").load(location).schema)}
+    for column in expected:
+        found = there.get(column.name.lower())
+        if found is None or not _same_type(found, column.type):
+            raise error(
+                "SPS-SPEC-SINK",
+                f"Expected the sink {location} to have the column {column.name}: {_short(column.type)}. "
+                f"Got {'no such column' if found is None else _short(found)}; it has {', '.join(there)}.",
+                "Give sink.location a new table, or name the outputs and kept columns as the table has them.",
+            )
+    detail = spark.sql(f"DESCRIBE DETAIL {delta_path(location)}").select("properties").collect()
+    if "delta.setTransactionRetentionDuration" in (detail[0].properties or {}):
+        raise error(
+            "SPS-ENV-SINK",
+            f"Expected a sink that keeps its transactions. Got {location} with delta.setTransactionRetentionDuration.",
+            "Unset that property of the table, or give another sink.location.",
+        )
+
+
+def discard(spark: SparkSession, location: str, run_id: str) -> None:
+    """Delete a run's rows from the sink in one commit."""
+    if history(spark, location, limit=1):
+        spark.sql(f"DELETE FROM {delta_path(location)} WHERE _ss.run_id = :run_id", args={"run_id": run_id})
+
+
+def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Any]:
+    """Give the fields of `_ss` that are the same for every row of a unit."""
+    return {
+        "run_id": run_id,
+        "unit_seq": unit.seq,
+        "unit_id": unit.unit_id,
+        "model_version": model.version,
+        "model_sha256": model.sha256,
+        "provider": provider,
+        "scored_at": started_at,
+    }
+
+
+def _metadata(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:  # another writer's own text
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _same_type(a: pa.DataType, b: pa.DataType) -> bool:
+    """Compare types by name and shape; nullability is the table's own affair."""
+    if pa.types.is_struct(a) and pa.types.is_struct(b):
+        fields = {f.name.lower(): f.type for f in a}
+        return all(f.name.lower() in fields and _same_type(fields[f.name.lower()], f.type) for f in b)
+    if pa.types.is_list(a) and pa.types.is_list(b):
+        return _same_type(a.value_type, b.value_type)
+    if pa.types.is_timestamp(a) and pa.types.is_timestamp(b):
+        return (a.tz is None) == (b.tz is None)
+    return bool(a == b)
+
+
+def _short(data_type: pa.DataType) -> str:
+    return str(data_type)[:120]

@@ -1,0 +1,117 @@
+"""What a Delta table's public answers say about a version: its number, its schema, and whether its files can be read
+as plain Parquet without getting another answer than Delta would give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from sparkscore.errors import error
+from sparkscore.runtime import files
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["delta_path", "history", "newest_version", "plain_refusal", "version_at"]
+
+# Reader features under which the data files still hold exactly the table's rows and names.
+_HARMLESS = frozenset({"timestampNtz", "vacuumProtocolCheck", "v2Checkpoint"})
+_HARMFUL = ("deletionVectors", "columnMapping", "typeWidening", "typeWidening-preview")
+# Partition types whose directory names Spark parses to the same values as Delta keeps in its log.
+_PARTITION_TYPES = frozenset({"string", "integer", "date", "boolean"})
+_MISSING = ("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "PATH_NOT_FOUND", "PATH_DOES_NOT_EXIST")
+
+
+def delta_path(location: str) -> str:
+    """Name a table by its path in SQL; `` delta.`path` `` needs an absolute one."""
+    local = files.local_path(location)
+    return f"delta.`{local.absolute() if local is not None else location}`"
+
+
+def history(spark: SparkSession, location: str, limit: int | None = None) -> list[Any]:
+    """List the newest commits first: rows of version, timestamp, userMetadata. Empty when there is no table."""
+    from pyspark.errors import AnalysisException
+
+    tail = f" LIMIT {limit}" if limit is not None else ""
+    try:
+        frame = spark.sql(f"DESCRIBE HISTORY {delta_path(location)}{tail}")
+        return frame.select("version", "timestamp", "userMetadata").collect()
+    except AnalysisException as cause:
+        if any(name in str(cause) for name in _MISSING):
+            return []
+        raise
+
+
+def newest_version(spark: SparkSession, location: str) -> int | None:
+    """Give the newest version of a table, None when there is none."""
+    found = history(spark, location, limit=1)
+    return int(found[0].version) if found else None
+
+
+def version_at(spark: SparkSession, location: str, timestamp: str) -> int:
+    """Give the version that was the newest at a time (Delta's `timestampAsOf`)."""
+    from pyspark.sql import functions as F
+
+    frame = spark.sql(f"DESCRIBE HISTORY {delta_path(location)}")
+    before = frame.where(F.col("timestamp") <= F.lit(timestamp).cast("timestamp")).agg(F.max("version")).collect()
+    if before[0][0] is None:
+        raise error(
+            "SPS-ENV-SOURCE",
+            f"Expected a version of {location} at or before {timestamp}. Got a history that begins later.",
+            "Give source.version, or a later source.timestamp.",
+        )
+    return int(before[0][0])
+
+
+def plain_refusal(spark: SparkSession, location: str, version: int, newest: int, paths: Sequence[str]) -> str:
+    """Say why the files of a version cannot be read as plain Parquet; empty when they can.
+
+    The proof is the `.crc` file of that very version. Where it is absent, DESCRIBE DETAIL decides, and only for the
+    newest version: it speaks of the table as it is now. What cannot be established counts as present.
+    """
+    crc = _crc(location, version)
+    if crc is not None:
+        reason = _crc_refusal(crc)
+        types = {f["name"]: f["type"] for f in json.loads(crc["metadata"]["schemaString"])["fields"]}
+        return reason or _partition_refusal(location, crc["metadata"].get("partitionColumns", []), types, paths)
+    if version != newest:
+        return "the protocol of an older version cannot be established"
+    detail = spark.sql(f"DESCRIBE DETAIL {delta_path(location)}").select("tableFeatures", "partitionColumns").collect()
+    present = [f for f in _HARMFUL if f in (detail[0].tableFeatures or [])]
+    if present or newest_version(spark, location) != version:
+        return ", ".join(present) or "the table changed while it was looked at"
+    frame = spark.read.format("delta").option("versionAsOf", str(version)).load(location)
+    types = {f.name: f.dataType.typeName() for f in frame.schema.fields}
+    return _partition_refusal(location, detail[0].partitionColumns, types, paths)
+
+
+def _crc(location: str, version: int) -> Any | None:
+    try:
+        return json.loads(files.read_bytes(f"{location.rstrip('/')}/_delta_log/{version:020d}.crc"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _crc_refusal(crc: Any) -> str:
+    features = set(crc["protocol"].get("readerFeatures") or []) - _HARMLESS
+    if crc["protocol"].get("minReaderVersion", 1) >= 3 and features == {"deletionVectors"}:
+        return "" if crc.get("numDeletionVectorsOpt") == 0 else "deletionVectors"
+    if features:
+        return ", ".join(sorted(features))
+    mapping = crc["metadata"].get("configuration", {}).get("delta.columnMapping.mode", "none")
+    return "" if mapping == "none" else "columnMapping"
+
+
+def _partition_refusal(location: str, names: Sequence[str], types: dict[str, Any], paths: Sequence[str]) -> str:
+    """Directory names are a convention, not the protocol: every file must follow it for every partition column."""
+    wrong = [n for n in names if types.get(n) not in _PARTITION_TYPES]
+    if wrong:
+        return f"partition column {wrong[0]} is of type {types.get(wrong[0])}"
+    for path in paths:
+        folders = path.split("/")[:-1]
+        found = [unquote(f.split("=", 1)[0]) for f in folders[len(folders) - len(names) :]] if names else []
+        if found != list(names):
+            return f"the file {path} is not in folders of its partition values"
+    return ""

@@ -1,0 +1,175 @@
+"""Spark's failures, mapped once to sparkscore's: the text is all that Spark passes on, so the text is what is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sparkscore.errors import SparkscoreError, error, from_text
+
+__all__ = ["from_spark", "mapped"]
+
+_FILE = re.compile(r"(?:file|path|location)[: ]+['\"`(]?((?:[a-z0-9]+:)?/[^\s'\"`,;)]+)", re.IGNORECASE)
+_CONDITION = re.compile(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\]")
+
+# First match wins: roots stand before the symptoms that wrap them.
+_RULES: tuple[tuple[str, str, str, str], ...] = (
+    (
+        r"MALFORMED_CSV|CSV header does not conform|FAILED_TO_PARSE_CSV|Number of column in CSV header",
+        "SPS-DATA-COLUMN",
+        "each CSV header to name the schema's columns in order",
+        "Mend source.schema, or the file.",
+    ),
+    (
+        r"FAILED_READ_FILE\.FILE_NOT_EXIST|FileNotFoundException|DELTA_FILE_NOT_FOUND",
+        "SPS-DATA-GONE",
+        "every planned file to be there",
+        "Restore the file, or plan a new run over what is there; compare the table's retention with the run's length.",
+    ),
+    (
+        r"FAILED_READ_FILE\.PARQUET_COLUMN_DATA_TYPE_MISMATCH|CANNOT_MERGE_SCHEMAS",
+        "SPS-DATA-COLUMN",
+        "each file to have the planned column types",
+        "Rewrite the file with the schema of the others, or leave it out.",
+    ),
+    (
+        r"FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|is not a Parquet file|could not verify page integrity|"
+        r"Expected magic number|ChecksumException|corrupt",
+        "SPS-DATA-FILE",
+        "every input file to be whole",
+        "Restore the file from its writer; nothing of its unit was committed.",
+    ),
+    (
+        r"PATH_NOT_FOUND|DELTA_MISSING_DELTA_TABLE|DELTA_TABLE_NOT_FOUND|PATH_DOES_NOT_EXIST|UNABLE_TO_INFER_SCHEMA",
+        "SPS-ENV-SOURCE",
+        "data at the source's location",
+        "Check source.location; a folder without readable files has no schema to infer.",
+    ),
+    (
+        r"AccessControlException|AccessDenied|Permission denied",
+        "SPS-ENV-ACCESS",
+        "permission to read and write there",
+        "Give this user the permission, or other credentials.",
+    ),
+    (
+        r"Failed to find the data source: delta|DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|ClassNotFoundException",
+        "SPS-ENV-PACKAGE",
+        "the format's jar in this Spark session",
+        "Start the session with the jar: see `sparkscore jars`; Delta also needs its two session settings.",
+    ),
+    (
+        r"CAST_INVALID_INPUT|CAST_OVERFLOW|ARITHMETIC_OVERFLOW|DIVIDE_BY_ZERO|INVALID_ARRAY_INDEX|ELEMENT_AT_BY_INDEX|"
+        r"CANNOT_PARSE_TIMESTAMP|REMAINDER_BY_ZERO|NUMERIC_VALUE_OUT_OF_RANGE|INVALID_INDEX",
+        "SPS-PREPARE",
+        "each prepare expression to give a value for each row",
+        "Use the expression's try_ form (try_cast, try_divide, try_element_at), which gives null.",
+    ),
+    (
+        r"ConcurrentTransaction",
+        "SPS-FENCED",
+        "to be the only writer of this run",
+        "Let the other driver go on; this one stops.",
+    ),
+    (
+        r"DELTA_CONCURRENT|ConcurrentAppend|ConcurrentWrite|ConcurrentDelete|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED",
+        "SPS-CLUSTER-CONFLICT",
+        "the commit to go through",
+        "Start the same run id again: it resumes.",
+    ),
+    (
+        r"DELTA_METADATA_MISMATCH|DELTA_FAILED_TO_MERGE_FIELDS|DELTA_VIOLATE_CONSTRAINT|DELTA_NOT_NULL_CONSTRAINT|"
+        r"DELTA_CANNOT_MODIFY_APPEND_ONLY|DELTA_INVALID_CHARACTERS",
+        "SPS-SPEC-SINK",
+        "a sink that takes these rows",
+        "Choose another sink.location, or mend the table.",
+    ),
+    (
+        r"Python worker exited unexpectedly|ExecutorLostFailure|Executor heartbeat timed out",
+        "SPS-CLUSTER-WORKER",
+        "the workers to live",
+        "Start the same run id again: it resumes. If it dies at the same unit, a row or the memory limit kills it.",
+    ),
+    (
+        r"No space left on device|SlowDown|reduce your request rate|Connection reset|SocketTimeout|DiskErrorException",
+        "SPS-CLUSTER-STORAGE",
+        "storage that answers",
+        "Start the same run id again: it resumes.",
+    ),
+)
+
+
+def from_spark(cause: BaseException, expressions: Mapping[str, str] | None = None, **context: Any) -> SparkscoreError:
+    """Give the sparkscore error that a Spark failure stands for.
+
+    A sparkscore error raised in a worker is found in the text and given back as it was. Everything else is matched
+    by its condition or exception name; what nothing matches is `SPS-FAILED`, never a guess.
+
+    Parameters
+    ----------
+    cause : BaseException
+        What Spark raised.
+    expressions : mapping of str to str, optional
+        The pipeline's SQL expressions by their place in the file, to name the one that raised.
+    """
+    if isinstance(cause, SparkscoreError):
+        return cause
+    text = str(cause)
+    ours = from_text(text)
+    if ours is not None:
+        ours.context.update({k: v for k, v in context.items() if k not in ours.context})
+        return ours
+    for pattern, code, expected, fix in _RULES:
+        if re.search(pattern, text):
+            if code == "SPS-PREPARE":
+                context["expression"] = _named_expression(text, expressions or {})
+            return error(code, f"Expected {expected}. Got {_got(text)}.", fix, **_with_file(text, context))
+    return error(
+        "SPS-FAILED",
+        f"Expected the job to end well. Got {type(cause).__name__}: {_got(text)}.",
+        "Read the cause below; start the same run id again when it is mended.",
+        **context,
+    )
+
+
+@contextmanager
+def mapped(spark: Any, expressions: Mapping[str, str] | None = None, **context: Any) -> Iterator[None]:
+    """Map what Spark raises inside the block. `spark` is the session, named so that only Spark work stands inside."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    del spark
+    try:
+        yield
+    except (PySparkException, Py4JError) as cause:
+        raise from_spark(cause, expressions, **context) from cause
+
+
+def _got(text: str) -> str:
+    """The condition's line and the root cause's; never more: Spark's texts hold plans and rows further down."""
+    condition = _CONDITION.search(text)
+    lines = [line.strip() for line in (text[condition.start() :] if condition else text).splitlines() if line.strip()]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    told = [*lines[:1], *causes[-1:]]
+    # Spark quotes the offending value of a cast: a row's value, which no message of ours may hold.
+    return "; ".join(re.sub(r"(The value )'[^']*'", r"\1'…'", line)[:300].rstrip(". ") for line in dict.fromkeys(told))
+
+
+def _named_expression(text: str, expressions: Mapping[str, str]) -> str | None:
+    """Spark prints the fragment of SQL that raised; it names the step when it stands in one of the pipeline's."""
+    fragment = re.search(r"== SQL.*?==\s*\n(.*?)\n", text)
+    wanted = _squeezed(fragment.group(1)) if fragment else ""
+    for place, expression in expressions.items():
+        if wanted and (_squeezed(expression) in wanted or wanted in _squeezed(expression)):
+            return f"{place}: {expression}"
+    return "; ".join(f"{p}: {e}" for p, e in expressions.items()) or None
+
+
+def _squeezed(sql: str) -> str:
+    return re.sub(r"[\s`]+", "", sql).lower()
+
+
+def _with_file(text: str, context: dict[str, Any]) -> dict[str, Any]:
+    match = _FILE.search(text)
+    return {"file": match.group(1).rstrip("."), **context} if match and "file" not in context else context

@@ -1,0 +1,75 @@
+"""Spark schemas as Arrow schemas and as the fields that column references resolve against, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkscore.spec.columns import Field, resolve
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import StructType
+
+__all__ = ["arrow_schema", "column", "fields", "flat_schema", "project", "spark_schema"]
+
+
+def arrow_schema(schema: StructType) -> pa.Schema:
+    """Give the Arrow schema of the batches that Spark hands to a worker for a frame of `schema`."""
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    return to_arrow_schema(schema)
+
+
+def spark_schema(schema: pa.Schema) -> StructType:
+    """Give the Spark schema to declare for batches of an Arrow schema."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    return from_arrow_schema(schema)
+
+
+def fields(schema: StructType) -> tuple[Field, ...]:
+    """Give the names of a schema, structs with their children, for `sparkscore.spec.columns.resolve`."""
+    return tuple(Field(f.name, _children(f.dataType)) for f in schema.fields)
+
+
+def column(path: tuple[str, ...]) -> Column:
+    """Name a column, or a field of a struct, by its resolved path."""
+    from pyspark.sql import functions as F
+
+    return F.col(".".join(quoted(name) for name in path))
+
+
+def quoted(name: str) -> str:
+    """Quote a name for Spark SQL."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def project(frame: DataFrame, references: Iterable[str], helpers: Iterable[str]) -> DataFrame:
+    """Select the referenced columns, each under its reference text, and the helper columns that the frame has.
+
+    Nothing else crosses to Python: `mapInArrow` is never column-pruned.
+    """
+    available = fields(frame.schema)
+    chosen = [column(resolve(r, available)).alias(r) for r in dict.fromkeys(references)]
+    present = set(frame.columns)
+    return frame.select(*chosen, *(column((h,)) for h in helpers if h in present))
+
+
+def flat_schema(schema: StructType, references: Iterable[str]) -> pa.Schema:
+    """Give the Arrow schema of `project`'s referenced columns."""
+    available, whole = fields(schema), arrow_schema(schema)
+    return pa.schema([pa.field(r, _type_at(whole, resolve(r, available))) for r in dict.fromkeys(references)])
+
+
+def _type_at(schema: pa.Schema, path: tuple[str, ...]) -> pa.DataType:
+    found: Any = schema.field(path[0]).type
+    for name in path[1:]:
+        found = found.field(name).type
+    return found
+
+
+def _children(data_type: Any) -> tuple[Field, ...]:
+    return fields(data_type) if hasattr(data_type, "fields") else ()

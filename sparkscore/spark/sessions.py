@@ -1,0 +1,109 @@
+"""Spark sessions: find the caller's, or make a local one for the command line, with Delta and this interpreter."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from sparkscore.errors import error
+from sparkscore.spark import jars, java
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["DELTA_CONF", "active_session", "cancel_tag", "hand_out", "local_session"]
+
+DELTA_CONF = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+# For one machine: Spark's defaults plan for a cluster (200 shuffle partitions, 50 tasks for a table's log).
+_LOCAL_CONF = {
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
+    "spark.ui.enabled": "false",
+    "spark.log.level": "ERROR",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.sql.session.timeZone": "UTC",
+}
+
+
+def active_session() -> SparkSession:
+    """Give the session that the caller already has.
+
+    Raises
+    ------
+    ClusterError
+        `SPS-ENV-PACKAGE` when there is none: sparkscore never makes a session behind a notebook's back.
+    """
+    from pyspark.sql import SparkSession
+
+    found = SparkSession.getActiveSession()
+    if found is None:
+        raise error(
+            "SPS-ENV-PACKAGE",
+            "Expected an active Spark session. Got none.",
+            "Pass `spark=`, or make one with SparkSession.builder; on the command line give --master.",
+        )
+    return found
+
+
+def local_session(master: str | None = None, conf: dict[str, str] | None = None) -> SparkSession:
+    """Make the command line's own session, or take the one that `spark-submit` already configured.
+
+    Parameters
+    ----------
+    master : str, optional
+        Spark master URL. Default ``local[<cores>,4]``: four attempts a task, as on a cluster.
+    conf : dict, optional
+        Settings on top of the defaults.
+    """
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # under spark-submit the JVM, its settings and its jars are given
+        return _builder({}).getOrCreate()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ["JAVA_HOME"] = str(java.java_home())
+    settings = {
+        **_LOCAL_CONF,
+        **DELTA_CONF,
+        "spark.jars": ",".join(str(jar) for jar in jars.ensure()),
+        "spark.master": master or f"local[{os.cpu_count() or 2},4]",
+        **(conf or {}),
+    }
+    return _builder(settings).getOrCreate()
+
+
+def _builder(settings: dict[str, str]) -> Any:
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.appName("sparkscore")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    return builder
+
+
+def cancel_tag(spark: SparkSession, tag: str) -> None:
+    """Cancel the jobs under a tag; before Spark 4.0 there are no tags and the job runs to its end."""
+    if hasattr(spark, "interruptTag"):
+        spark.interruptTag(tag)
+
+
+def hand_out(spark: SparkSession, model: Any, folder: Any) -> None:
+    """Send a model's verified files to the workers, for URIs that workers cannot read themselves."""
+    from pathlib import Path
+    from tempfile import mkdtemp
+
+    from sparkscore.spark.carriers import artifact_name
+
+    if not model.location.startswith("artifact:"):
+        return
+    names = Path(mkdtemp(prefix="sparkscore-"))
+    for index, file in enumerate(model.files):
+        link = names / artifact_name(model, index)
+        os.link(Path(folder) / file.path, link)
+        spark.addArtifact(str(link), file=True)

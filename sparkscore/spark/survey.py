@@ -1,0 +1,181 @@
+"""A look at every input file before the plan is written: its size, its time, its rows, and the columns it lacks.
+
+Parquet footers are read by the executors in one job, CSV and JSON files are only listed, and a Delta table whose
+files do not hold the whole truth is asked for its live rows per file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkscore.errors import error
+from sparkscore.runtime import files
+from sparkscore.spark.schemas import arrow_schema, spark_schema
+from sparkscore.spark.sources import Snapshot, read_files
+from sparkscore.spec.scoring import FILE_COL
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["Look", "changed_since", "survey"]
+
+_RESULT = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("mtime_ms", pa.int64()),
+        ("rows", pa.int64()),
+        ("code", pa.string()),
+        ("problem", pa.string()),
+    ]
+)
+_FILES_PER_TASK = 64
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one file showed. `rows` is None for formats that cannot tell before they are read."""
+
+    path: str
+    size_bytes: int
+    mtime_ms: int
+    rows: int | None
+
+
+class _Footers:
+    """Worker side: reads footers, and compares the needed columns with each file's own."""
+
+    def __init__(self, needed: tuple[tuple[str, str], ...], absent_is_null: bool) -> None:
+        self._needed = needed
+        self._absent_is_null = absent_is_null
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = [self._look(path) for path in batch.column(0).to_pylist()]
+            columns = list(zip(*rows, strict=True)) or [()] * len(_RESULT)
+            arrays = [pa.array(list(c), f.type) for c, f in zip(columns, _RESULT, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=_RESULT)
+
+    def _look(self, path: str) -> tuple[str, int, int, int | None, str | None, str | None]:
+        import pyarrow.parquet as pq
+
+        stat = files.stat([path])[0]
+        if stat is None:
+            return path, 0, 0, None, "SPS-DATA-GONE", "the file is not there"
+        facts = (path, stat.size_bytes, stat.mtime_ns // 1_000_000)
+        filesystem, bare = files.filesystem(path)
+        try:
+            with filesystem.open_input_file(bare) as source, pq.ParquetFile(source) as parquet:
+                rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+        except (pa.ArrowException, OSError) as cause:
+            return *facts, None, "SPS-DATA-FILE", str(cause).splitlines()[0][:200]
+        problem = self._column_problem(schema)
+        return *facts, rows, "SPS-DATA-COLUMN" if problem else None, problem
+
+    def _column_problem(self, schema: pa.Schema) -> str | None:
+        by_name = {f.name.lower(): f.type for f in schema}
+        for name, kind in self._needed:
+            found = by_name.get(name.lower())
+            if found is None and not self._absent_is_null:
+                return f"column {name} ({kind}) is absent"
+            if found is not None and _kind(found) != kind:
+                return f"column {name} is {_kind(found)}, planned as {kind}"
+        return None
+
+
+def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed: Sequence[str]) -> list[Look]:
+    """Look at every file of a snapshot.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    snapshot : Snapshot
+    paths : sequence of str
+        The snapshot's files, as `pin_source` gave them.
+    needed : sequence of str
+        Top-level columns that the run reads; partition columns, which no file holds, are left out here.
+
+    Raises
+    ------
+    RecordError
+        `SPS-DATA-FILE`, `SPS-DATA-GONE` or `SPS-DATA-COLUMN`, naming the first files and how many there are.
+    """
+    if snapshot.route == "delta":
+        return _live_rows(spark, snapshot)
+    if snapshot.format in ("csv", "json"):
+        return [_listed(path, stat) for path, stat in zip(paths, files.stat(paths), strict=True)]
+    if not paths:
+        return []
+    in_folders = {part.split("=", 1)[0].lower() for p in paths for part in p.split("/")[:-1] if "=" in part}
+    types = {f.name: _kind(f.type) for f in arrow_schema(snapshot.struct)}
+    columns = tuple((n, types[n]) for n in needed if n in types and n.lower() not in in_folders)
+    footers = _Footers(columns, absent_is_null=snapshot.format == "delta")
+    tasks = max(1, -(-len(paths) // _FILES_PER_TASK))
+    frame = spark.createDataFrame([(p,) for p in paths], "path string").repartition(tasks)
+    found = frame.mapInArrow(footers, spark_schema(_RESULT)).collect()
+    _raise_worst([r for r in found if r.code is not None], len(paths))
+    order = {path: i for i, path in enumerate(paths)}
+    return [Look(r.path, r.size_bytes, r.mtime_ms, r.rows) for r in sorted(found, key=lambda r: order[r.path])]
+
+
+def changed_since(planned: Sequence[Look | Any]) -> str | None:
+    """Compare files with the plan by size and time; describe the first that differs, None when none does.
+
+    The two facts come from the same call as the plan's, so equal files compare equal on every file system.
+    """
+    for was, now in zip(planned, files.stat([p.path for p in planned]), strict=True):
+        if now is None:
+            return f"{was.path} is gone"
+        if (now.size_bytes, now.mtime_ns // 1_000_000) != (was.size_bytes, was.mtime_ms):
+            return f"{was.path} had {was.size_bytes} bytes at the plan and has {now.size_bytes} now"
+    return None
+
+
+def _listed(path: str, stat: Any) -> Look:
+    if stat is None:
+        raise error("SPS-DATA-GONE", f"Expected {path} to be there. Got nothing.", "Restore the file.", file=path)
+    return Look(path, stat.size_bytes, stat.mtime_ns // 1_000_000, None)
+
+
+def _live_rows(spark: SparkSession, snapshot: Snapshot) -> list[Look]:
+    from pyspark.sql import functions as F
+
+    rows = F.count("*").alias("rows")
+    found = read_files(spark, snapshot).groupBy(FILE_COL).agg(rows).orderBy(FILE_COL).collect()
+    return [Look(r[0], 0, 0, r[1]) for r in found]
+
+
+def _raise_worst(bad: list[Any], total: int) -> None:
+    if not bad:
+        return
+    first = bad[0]
+    more = "" if len(bad) == 1 else f" and {len(bad) - 1} more: " + ", ".join(b.path for b in bad[1:5])
+    raise error(
+        first.code,
+        f"Expected {total} input files that hold the needed columns. Got {first.path}: {first.problem}{more}.",
+        "Restore or rewrite the named files, or point the source at the others.",
+        file=first.path,
+    )
+
+
+def _kind(data_type: pa.DataType) -> str:
+    """A type by what Spark can read it as: the differences that Spark's Parquet reader accepts are not drift."""
+    if pa.types.is_dictionary(data_type):
+        return _kind(data_type.value_type)
+    if pa.types.is_timestamp(data_type):
+        return "timestamp"
+    if pa.types.is_large_string(data_type) or pa.types.is_string_view(data_type):
+        return "string"
+    if pa.types.is_large_binary(data_type) or pa.types.is_fixed_size_binary(data_type):
+        return "binary"
+    if pa.types.is_list(data_type) or pa.types.is_large_list(data_type) or pa.types.is_fixed_size_list(data_type):
+        return f"list<{_kind(data_type.value_type)}>"
+    if pa.types.is_struct(data_type):
+        return "struct"
+    if pa.types.is_map(data_type):
+        return "map"
+    return str(data_type)

@@ -1,0 +1,213 @@
+"""The pipeline file as a JSON Schema, for editors: generated from the models, with the short forms added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparkscore.spec.pipeline import Pipeline
+from sparkscore.spec.results import STEPS
+
+# What an editor shows beside each key. The models' docstrings describe the mappings themselves.
+_POLICY = {
+    "null": "a null in a fed column: error (a row error), nan (float tensors), or fill",
+    "fill": "the value for null: fill",
+    "nan": "NaN in a fed column: allow (trees read it as missing) or error",
+    "inf": "an infinity in a fed column: error or allow",
+    "range": "[low, high]; a value outside is a row error; null leaves a side open",
+    "max_bytes": "a longer cell is a row error; default 16 MiB",
+}
+_KEYS: dict[str, dict[str, str]] = {
+    "Pipeline": {
+        "version": "version of the file's grammar",
+        "name": "name of the pipeline; run ids begin with it",
+        "source": "where the rows come from",
+        "prepare": "SQL steps between the source and the model, in order",
+        "model": "the ONNX model",
+        "inputs": 'graph input -> columns; "*" feeds the inputs of a text model',
+        "outputs": "result column -> graph output; without it every tensor output",
+        "missing": "what happens to null, NaN and infinity",
+        "keys": "columns that address a row; they stand beside its scores",
+        "keep": "columns kept beside the scores: keys, all, or a list",
+        "on_error": "how many bad rows a run bears",
+        "sink": "the table of the scores",
+        "quarantine": "where bad rows are collected",
+        "ledger": "where runs are recorded; default <sink location>_ledger",
+        "limits": "not in this version",
+        "stream": "not in this version",
+        "audit": "not in this version",
+        "scan": "how the source is read: auto or map_in_arrow",
+    },
+    "Source": {
+        "format": "parquet, delta, csv or json",
+        "location": "a path or URI, or a list of them",
+        "table": "not in this version",
+        "schema": 'Spark DDL, such as "id bigint, amount double"; needed for csv and json',
+        "options": "Spark's reader options; those that hide damage are refused",
+        "where": "Spark SQL predicate that says what the input is; pushed down",
+        "version": "version of a Delta table; without it the newest is pinned",
+        "timestamp": "time of a Delta table, instead of a version",
+        "credentials": "not in this version",
+    },
+    "Step": {
+        "with": "add or replace columns: {name: expression}",
+        "where": "keep the rows for which it is true; the others are counted",
+        "select": "keep these columns",
+        "rename": "{old: new}",
+        "drop": "leave these columns out",
+    },
+    "Model": {
+        "uri": "path, s3://, hdfs://, dbfs:/, models:/name@alias or runs:/",
+        "device": "cpu, cuda and tensorrt fail when they are not there; auto may fall back, and says so",
+        "batch_size": "rows of one model call, or auto",
+        "precision": "as_is",
+        "weights": "auto or fast",
+        "golden": "file of rows with expected outputs and tolerance",
+        "verify": "digest: bytes are verified before each load",
+        "allow_links": "let a symbolic link leave the model's folder",
+        "providers": "options per ONNX Runtime provider",
+    },
+    "ColumnsEntry": {
+        "column": "one column: scalar, list, nested list or bytes",
+        "columns": "scalar columns packed side by side",
+        "shape": "row shape of a flat list or of bytes",
+        "shape_column": "column that holds each row's shape",
+    },
+    "CategoryEntry": {
+        "category": "the column",
+        "vocabulary": "the categories in order, or a file with one a line",
+        "unknown": "error, or the index of unknown categories",
+        "one_hot": "spread the category over one column for each entry",
+    },
+    "TextEntry": {
+        "text": "the column",
+        "tokenizer": "a Hugging Face tokenizer.json",
+        "max_tokens": "longer texts are cut and counted",
+        "field": "which of the tokenizer's arrays; default by the graph input's name",
+        "overlong": "cut, or error to refuse longer texts",
+    },
+    "ImageEntry": {
+        "image": "the column with the encoded image",
+        "size": "[height, width]",
+        "layout": "order of the axes: nchw or nhwc",
+        "dtype": "type of the tensor",
+        "scale": "factor on the pixels, before mean and std",
+        "mean": "three numbers, red, green, blue",
+        "std": "three numbers, red, green, blue",
+    },
+    "Missing": {},
+    "OutputEntry": {
+        "output": "name or position of the graph output",
+        "index": "numpy index whose first axis is ':', such as [:, 1]",
+        "then": "steps in order, such as softmax or {top_k: 5}",
+        "encode": "nested arrays, flat array, or little-endian bytes",
+        "allow_nan": "let NaN and infinity through",
+        "range": "[low, high]; a value outside is a row error",
+    },
+    "OnError": {
+        "policy": "quarantine bad rows, or fail at the first",
+        "max_fraction": "largest fraction of bad rows of the run, 0 to 1",
+        "max_rows": "largest number of bad rows of the run",
+        "min_sample_rows": "rows before the fraction is judged",
+        "max_consecutive_bad_batches": "batches in a row without a good row, per task",
+        "min_ok_rows": "fewest good rows of a successful run",
+        "batch_timeout_s": "seconds for one model call",
+        "load_timeout_s": "seconds to load the session",
+        "no_progress_s": "seconds without a finished batch",
+        "max_guard_deaths": "worker deaths that guarded retry bears",
+        "guard": "guarded retry: auto or off",
+        "allow_empty": "a source without rows is a success",
+    },
+    "Sink": {
+        "format": "delta",
+        "location": "path or URI of the table",
+        "table": "not in this version",
+        "mode": "append",
+        "partition_by": "columns that partition the table",
+        "options": "Spark's writer options",
+        "provenance": "source pointers on error rows only, or full: on all",
+        "publish": "progressive: units are visible as they commit",
+    },
+    "Quarantine": {
+        "location": "default: inside the ledger",
+        "payload": "what is kept of the fed columns: none, hash or plain",
+    },
+}
+
+_VARIABLE = {"$ref": "#/$defs/Variable"}
+_TEXT = {"type": "string", "minLength": 1}
+
+
+def json_schema() -> dict[str, Any]:
+    """Give the JSON Schema (draft 2020-12) of the pipeline file.
+
+    Returns
+    -------
+    dict
+        Keys that a later version will know take only null, so that an editor marks them.
+    """
+    schema = Pipeline.model_json_schema(by_alias=True)
+    models = schema.pop("$defs")
+    models["Pipeline"] = schema
+    for name, model in models.items():
+        _describe(model, _KEYS[name] | ({} if name in _NO_POLICY else _POLICY))
+    _short_forms(models)
+    top = _tidy(models.pop("Pipeline"))
+    variable = {"type": "string", "pattern": r"\$\{", "description": "filled by --set or the environment"}
+    definitions = {name: _tidy(models[name]) for name in sorted(models)} | {"Variable": variable}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sparkscore pipeline"}
+    return {**head, **top, "$defs": definitions}
+
+
+_NO_POLICY = ("Pipeline", "Source", "Step", "Model", "OutputEntry", "OnError", "Sink", "Quarantine")
+
+
+def _describe(model: dict[str, Any], words: dict[str, str]) -> None:
+    for key, property_ in model["properties"].items():
+        property_["description"] = words[key]
+
+
+def _short_forms(models: dict[str, Any]) -> None:
+    """Add what the models' validators read as well, which pydantic does not know."""
+    kinds = [{"$ref": f"#/$defs/{name}"} for name in models if name.endswith("Entry") and name != "OutputEntry"]
+    entries = {"type": "array", "items": {"anyOf": [_TEXT, *kinds]}, "minItems": 1}
+    top = models["Pipeline"]["properties"]
+    top["inputs"]["additionalProperties"] = {"anyOf": [_TEXT, *kinds, entries]}
+    top["outputs"]["anyOf"][0]["additionalProperties"] = {"anyOf": [_TEXT, {"$ref": "#/$defs/OutputEntry"}]}
+    models["OutputEntry"]["properties"]["then"]["items"] = _step()
+    models["Source"]["properties"]["location"]["anyOf"].insert(0, _TEXT)
+    models["CategoryEntry"]["properties"]["vocabulary"]["anyOf"][0]["items"] = {"type": ["string", "integer"]}
+    models["Model"]["properties"]["batch_size"]["anyOf"].insert(0, {"const": "auto"})
+
+
+def _step() -> dict[str, Any]:
+    arguments = {name: {"description": wants[0]} for name, wants in STEPS.items() if wants}
+    one = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False}
+    return {"anyOf": [{"enum": [name for name, wants in STEPS.items() if not wants]}, one | {"properties": arguments}]}
+
+
+_RENAMED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}  # pydantic's, behind a validator
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+
+
+def _tidy(node: Any) -> Any:
+    """Drop what an editor has no use for, and let a ``${variable}`` stand for a number, a flag or a choice."""
+    if isinstance(node, list):
+        return [_tidy(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    tidy = {_RENAMED.get(key, key): _tidy(value) for key, value in node.items() if _is_useful(key, value)}
+    if tidy.get("type") in ("integer", "number", "boolean") or "enum" in tidy:
+        notes = {key: tidy.pop(key) for key in ("description", "default") if key in tidy}
+        return {"anyOf": [tidy, _VARIABLE], **notes}
+    if "anyOf" in tidy:
+        flat = [
+            inner for choice in tidy["anyOf"] for inner in (choice["anyOf"] if set(choice) == {"anyOf"} else [choice])
+        ]
+        tidy["anyOf"] = [choice for i, choice in enumerate(flat) if choice not in flat[:i]]
+    return tidy
+
+
+def _is_useful(key: str, value: Any) -> bool:
+    if key == "default":
+        return value not in _EMPTY and not isinstance(value, dict)
+    return key != "propertyNames" and not (key == "title" and isinstance(value, str))

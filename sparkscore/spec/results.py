@@ -1,0 +1,171 @@
+"""What one entry of `outputs` says, and where the scores, the bad rows and the record of the run go."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from sparkscore.spec.fields import Closed, Flag, Float, Int, Later, Range, Text, Uri, later, near, number_from_text, refused
+from sparkscore.spec.source import Options
+
+_SHORT = re.compile(r"(?P<output>[A-Za-z_][A-Za-z0-9_.]*)\s*(?P<index>\[.*\])?")
+_AXIS = r"\s*(?:-?\d+|-?\d*\s*:\s*-?\d*(?:\s*:\s*-?[1-9]\d*|\s*:)?)\s*"
+_INDEX = re.compile(rf"\[\s*:\s*(?:,{_AXIS})*,?\s*\]")
+
+
+def _index(value: Any) -> Any:
+    if isinstance(value, str) and not _INDEX.fullmatch(value):
+        message = f"Expected a numpy index of integers and slices whose first axis is ':', got {value!r}"
+        raise refused("SPS-SPEC-VALUE", message, "Write, for example, '[:, 1]' or '[:, 0, 2:5]'.")
+    return value
+
+
+Index = Annotated[Text, BeforeValidator(_index)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(v) for v in value)
+
+
+def _is_labels(value: Any) -> bool:
+    texts = [value] if isinstance(value, str) else value
+    return isinstance(texts, list | tuple) and bool(texts) and all(isinstance(v, str) and v for v in texts)
+
+
+# Steps after an output: what the argument must be, in words and as a test; None for a step without one.
+STEPS: dict[str, tuple[str, Callable[[Any], bool]] | None] = {
+    "softmax": None,
+    "sigmoid": None,
+    "argmax": None,
+    "mean_pool": None,
+    "cls_pool": None,
+    "l2_normalize": None,
+    "top_k": ("a whole number of 1 or more", lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1),
+    "labels": ("a file or a list of texts", _is_labels),
+    "threshold": ("a number", _is_number),
+    "affine": ("two numbers [a, b]", _is_pair),
+    "clip": ("two numbers [low, high] with low <= high", lambda v: _is_pair(v) and v[0] <= v[1]),
+    "index": ("a numpy index such as '[:, 1]'", lambda v: isinstance(v, str) and bool(_INDEX.fullmatch(v))),
+}
+
+
+def _step(value: Any) -> tuple[str, object]:
+    """Read `softmax` or `{top_k: 5}` as (name, argument)."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        value = next(iter(value.items()))
+    name, argument = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+    if not isinstance(name, str) or name not in STEPS:
+        message = f"Expected a step ({', '.join(STEPS)}), got {name!r}"
+        raise refused("SPS-SPEC-VALUE", message, near(str(name), STEPS) + "Write `softmax`, or `{top_k: 5}`.")
+    argument = argument if name == "labels" else _numbered(argument)
+    wants = STEPS[name]
+    if wants is None and argument is not None:
+        raise refused("SPS-SPEC-VALUE", f"Expected no argument for {name}, got {argument!r}", f"Write `{name}` alone.")
+    if wants is not None and not wants[1](argument):
+        fix = f"Write `{{{name}: …}}` with {wants[0]}."
+        raise refused("SPS-SPEC-VALUE", f"Expected {wants[0]} for {name}, got {argument!r}", fix)
+    return name, tuple(argument) if isinstance(argument, list) else argument
+
+
+def _numbered(argument: Any) -> Any:
+    return [number_from_text(v) for v in argument] if isinstance(argument, list) else number_from_text(argument)
+
+
+def _output(value: Any) -> Any:
+    if (isinstance(value, str) and value) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    message = f"Expected an output's name or position, got {value!r}"
+    raise refused("SPS-SPEC-VALUE", message, "Write `output: probabilities` or `output: 0`.")
+
+
+class OutputEntry(Closed):
+    """One result column: a graph output (name or position), an index, steps, and how it is written."""
+
+    output: Annotated[str | int, BeforeValidator(_output)]
+    index: Index | None = None
+    then: tuple[Annotated[tuple[str, object], BeforeValidator(_step)], ...] = ()
+    encode: Literal["nested", "flat", "binary"] = "nested"
+    allow_nan: Flag = False
+    range: Range | None = None
+
+    @classmethod
+    def expanded(cls, value: Any) -> Any:
+        """Write ``probabilities[:, 1]`` out as a mapping."""
+        if not isinstance(value, str):
+            return value
+        match = _SHORT.fullmatch(value.strip())
+        if not match:
+            fix = f"For such a name use the mapping form: {{output: {value!r}}}, with `index:` beside it."
+            raise refused("SPS-SPEC-VALUE", f"Expected an output's name and an optional index, got {value!r}", fix)
+        return {k: v for k, v in match.groupdict().items() if v is not None}
+
+
+_Rows = Annotated[Int, Field(ge=0)]
+_OneOrMore = Annotated[Int, Field(ge=1)]
+_Seconds = Annotated[Float, Field(gt=0)]
+
+
+class OnError(Closed):
+    """How many bad rows a run bears, and how long a call may take."""
+
+    policy: Literal["quarantine", "fail"] = "quarantine"
+    max_fraction: Annotated[Float, Field(ge=0, le=1)] = 0.01
+    max_rows: _Rows | None = None
+    min_sample_rows: _Rows = 1000
+    max_consecutive_bad_batches: _OneOrMore = 3
+    min_ok_rows: _Rows = 1
+    batch_timeout_s: _Seconds = 60.0
+    load_timeout_s: _Seconds = 600.0
+    no_progress_s: _Seconds = 900.0
+    max_guard_deaths: _Rows = 64
+    guard: Annotated[Literal["auto", "off"], later("always")] = "auto"
+    allow_empty: Flag = False
+
+
+# Writer options that sparkscore sets itself, or that would undo its one commit a unit.
+_OURS = ("txnappid", "txnversion", "replacewhere", "partitionoverwritemode", "overwriteschema", "datachange", "path")
+
+
+def _sink_options(options: dict[str, str]) -> dict[str, str]:
+    ours = [name for name in options if name.lower() in _OURS]
+    if ours:
+        message = f"Option {ours[0]!r} is refused: exactly-once commits depend on it"
+        raise refused("SPS-SPEC-VALUE", message, f"Take {ours[0]!r} out of the options.")
+    return options
+
+
+_SINKS_LATER = ("parquet", "csv", "json", "orc", "avro", "text", "jdbc", "kafka", "iceberg", "hudi")
+
+
+class Sink(Closed):
+    """The table of the scores."""
+
+    format: Annotated[Literal["delta"], later(*_SINKS_LATER)]
+    location: Uri | None = None
+    table: Later = None
+    mode: Annotated[Literal["append"], later("overwrite")] = "append"
+    partition_by: tuple[Text, ...] = ()
+    options: Annotated[Options, AfterValidator(_sink_options)] = {}
+    provenance: Literal["errors", "full"] = "errors"
+    publish: Annotated[Literal["progressive"], later("atomic")] = "progressive"
+
+    @model_validator(mode="after")
+    def _placed(self) -> Sink:
+        if self.location is None:
+            raise refused("SPS-SPEC-KEY", "Key 'location' is missing", "Write `location:` with a path or URI.")
+        return self
+
+
+class Quarantine(Closed):
+    """Where bad rows are collected, and how much of them; without a location, inside the ledger."""
+
+    location: Uri | None = None
+    payload: Annotated[Literal["none", "hash", "plain"], later("encrypted")] = "hash"

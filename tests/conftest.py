@@ -1,0 +1,39 @@
+"""One lazy Spark session for the whole test run, handed out clean to each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the tests' models out of the user's cache; processes that tests start inherit it."""
+    os.environ["SPARKSCORE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def _session(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Iterator[SparkSession]:
+    from sparkscore.spark.sessions import local_session
+
+    warehouse = tmp_path_factory.mktemp("warehouse")
+    session = local_session("local[2,4]", {"spark.sql.warehouse.dir": str(warehouse)})
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def spark(_session: SparkSession) -> Iterator[SparkSession]:
+    """The shared session; temporary views, the cache and the current database are reset after each test."""
+    yield _session
+    _session.catalog.clearCache()
+    _session.catalog.setCurrentDatabase("default")
+    for table in _session.catalog.listTables():
+        if table.isTemporary:
+            _session.catalog.dropTempView(table.name)

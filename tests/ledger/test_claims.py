@@ -1,0 +1,104 @@
+"""One live driver a run: dead owners are passed, live ones are not, and a later claim ends an earlier driver."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sparkscore.errors import SparkscoreError
+from sparkscore.ledger.claims import claim_run
+from sparkscore.ledger.events import EventLog
+from sparkscore.ledger.store import LocalStore
+
+_OWNER = """
+import sys, time
+from sparkscore.ledger.claims import claim_run
+from sparkscore.ledger.store import LocalStore
+with claim_run(LocalStore(sys.argv[1]), "r1", interval_s=0.2, say=print):
+    print("claimed", flush=True)
+    time.sleep(60)
+"""
+
+
+def _owner(folder: Path) -> subprocess.Popen[str]:
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline().strip() == "claimed"
+    return owner
+
+
+def _claim(folder: Path, **options: bool) -> int:
+    with claim_run(LocalStore(folder), "r1", interval_s=0.2, say=lambda line: None, **options) as claim:
+        return claim.attempt
+
+
+def test_a_live_driver_of_another_process_fences_the_second_start(tmp_path: Path) -> None:
+    owner = _owner(tmp_path)
+    try:
+        with pytest.raises(SparkscoreError, match=rf"SPS-FENCED.*pid {owner.pid}") as caught:
+            _claim(tmp_path)
+        assert caught.value.exit_code == 9
+    finally:
+        owner.kill()
+        owner.wait()
+
+
+def test_a_killed_driver_of_this_machine_is_passed_at_once(tmp_path: Path) -> None:
+    owner = _owner(tmp_path)
+    owner.kill()
+    owner.wait()
+    started = time.monotonic()
+    assert _claim(tmp_path) == 2
+    assert time.monotonic() - started < 0.2  # one interval: it did not watch a heartbeat
+
+
+def test_a_silent_owner_on_another_host_is_passed_after_two_heartbeats(tmp_path: Path) -> None:
+    _foreign_claim(tmp_path)
+    said: list[str] = []
+    with claim_run(LocalStore(tmp_path), "r1", interval_s=0.2, say=said.append) as claim:
+        assert claim.attempt == 2
+    assert "watching its heartbeat" in said[0]
+
+
+def test_take_over_does_not_watch(tmp_path: Path) -> None:
+    _foreign_claim(tmp_path)
+    said: list[str] = []
+    with claim_run(LocalStore(tmp_path), "r1", interval_s=30, take_over=True, say=said.append) as claim:
+        assert claim.attempt == 2
+    assert not said
+
+
+@pytest.mark.parametrize("closing", ["run_closed", "run_failed", "run_stopped", "run_fenced"])
+def test_an_attempt_that_closed_blocks_nobody(tmp_path: Path, closing: str) -> None:
+    store = LocalStore(tmp_path)
+    with claim_run(store, "r1", interval_s=30, say=print) as claim:
+        EventLog(store, "r1", claim.attempt).write(closing)
+        assert _claim(tmp_path) == 2
+
+
+def test_a_later_claim_ends_the_earlier_driver(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with claim_run(store, "r1", interval_s=30, say=print) as zombie:
+        zombie.assert_mine()
+        with claim_run(store, "r1", interval_s=30, take_over=True, say=print) as successor:
+            successor.assert_mine()
+            with pytest.raises(SparkscoreError, match="SPS-FENCED.*attempt 1.*attempt 2"):
+                zombie.assert_mine()
+
+
+def test_two_writers_of_one_attempt_are_told_apart(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    first, second = EventLog(store, "r1", 1), EventLog(store, "r1", 1)
+    first.write("unit_started")
+    with pytest.raises(SparkscoreError, match="SPS-FENCED"):
+        second.write("unit_started")
+
+
+def _foreign_claim(folder: Path) -> None:
+    body = {"host": "elsewhere", "boot_id": "x", "pid": 1, "pid_start": "1"}
+    LocalStore(folder).put_if_absent("claims/r1/000001.json", json.dumps(body).encode())

@@ -1,0 +1,64 @@
+"""A plan is written once, whoever comes first, and read back as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sparkscore.errors import SparkscoreError
+from sparkscore.ledger.plans import LEDGER_VERSION, InputFile, Plan, Unit, read_plan, unit_id, write_plan
+from sparkscore.ledger.store import LocalStore
+
+
+def _plan(run_id: str = "r1", sizes: tuple[int, ...] = (10, 20)) -> Plan:
+    units = []
+    for seq, size in enumerate(sizes):
+        files = (InputFile(f"file:/data/{seq}.parquet", size, 1000 + seq, size), InputFile("file:/x", 1, 2, None))
+        units.append(Unit(seq, unit_id(files), files))
+    header = {"run_id": run_id, "ledger_version": LEDGER_VERSION, "code_version": "0", "units": len(sizes)}
+    return Plan(header, tuple(units))
+
+
+def test_a_plan_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    written = write_plan(store, _plan())
+    assert read_plan(store, "r1") == written
+    assert written.units == _plan().units
+    assert written.units[0].rows is None
+    assert read_plan(store, "other") is None
+
+
+def test_the_first_plan_wins(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    first = write_plan(store, _plan(sizes=(10, 20)))
+    assert write_plan(store, _plan(sizes=(99,))) == first
+
+
+def test_a_crash_between_files_and_header_leaves_no_plan(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    write_plan(store, _plan(sizes=(10, 20)))
+    (tmp_path / "plans" / "r1.json").unlink()
+    assert read_plan(store, "r1") is None
+    assert len(write_plan(store, _plan(sizes=(99,))).units) == 1
+
+
+def test_the_unit_id_follows_the_files_alone() -> None:
+    one = _plan().units[0]
+    assert one.unit_id == unit_id(one.files)
+    changed = (dataclasses.replace(one.files[0], size_bytes=11), *one.files[1:])
+    assert unit_id(changed) != one.unit_id
+
+
+def test_a_plan_of_another_ledger_format_is_refused_with_both_versions(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    plan = _plan()
+    write_plan(store, Plan({**plan.header, "ledger_version": 99, "code_version": "9.9"}, plan.units))
+    with pytest.raises(SparkscoreError, match=r"SPS-RUN-CHANGED.*format 1.*format 99.*9\.9"):
+        read_plan(store, "r1")
+
+
+def test_the_digest_covers_header_and_units() -> None:
+    assert _plan(sizes=(1, 2)).sha256 != _plan(sizes=(1, 3)).sha256
+    assert _plan("a").sha256 != _plan("b").sha256

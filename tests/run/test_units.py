@@ -1,0 +1,57 @@
+"""Files become units: a pilot first, at most 5 % of the rows each, no file cut, none lost."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparkscore.run.units import MAX_UNITS, pack
+from sparkscore.spark.survey import Look
+
+
+def _looks(*rows: int | None) -> list[Look]:
+    return [Look(f"file:/d/{i}.parquet", 100 * (r or 50_000), i, r) for i, r in enumerate(rows)]
+
+
+def test_a_small_input_is_one_unit() -> None:
+    assert len(pack(_looks(5_000, 5_000))) == 1
+
+
+def test_the_pilot_is_the_smallest_file_alone() -> None:
+    units = pack(_looks(*[9_000] * 30, 300))
+    assert [f.rows for f in units[0].files] == [300]
+
+
+def test_units_hold_at_most_five_percent_of_the_rows() -> None:
+    units = pack(_looks(*[4_000] * 100))
+    assert max(u.rows or 0 for u in units) <= 0.05 * 400_000
+    assert 20 <= len(units) <= 22
+
+
+def test_a_file_larger_than_the_aim_is_a_unit_of_its_own() -> None:
+    units = pack(_looks(1_000_000, 20_000, 20_000))
+    assert any([f.rows for f in u.files] == [1_000_000] for u in units)
+
+
+def test_files_without_rows_are_left_out_and_none_is_no_unit() -> None:
+    assert pack(_looks(0, 0)) == ()
+    assert [len(u.files) for u in pack(_looks(0, 7, 0))] == [1]
+
+
+def test_a_filtered_delta_table_gets_at_most_eight_units() -> None:
+    assert len(pack(_looks(*[40_000] * 200), max_units=8)) <= 8
+
+
+def test_formats_without_a_row_count_are_cut_by_bytes() -> None:
+    assert len(pack(_looks(*[None] * 40))) > 10
+
+
+@given(st.lists(st.integers(0, 200_000), max_size=200), st.sampled_from([1, 8, MAX_UNITS]))
+def test_every_file_with_rows_is_in_exactly_one_unit(rows: list[int], max_units: int) -> None:
+    looks = _looks(*rows)
+    units = pack(looks, max_units)
+    packed = sorted(f.path for u in units for f in u.files)
+    assert packed == sorted(look.path for look in looks if look.rows)
+    assert [u.seq for u in units] == list(range(len(units)))
+    assert len(units) <= max(1, max_units)
+    assert pack(looks, max_units) == units
