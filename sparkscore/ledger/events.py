@@ -13,7 +13,7 @@ from sparkscore.ledger.store import Store
 __all__ = ["CLOSING", "EventLog", "attempts", "read_events"]
 
 # An attempt that wrote one of these is over and blocks nobody.
-CLOSING = frozenset({"run_closed", "run_stopped", "run_failed", "run_fenced"})
+CLOSING = frozenset({"run_closed", "run_stopped", "run_failed", "run_fenced", "run_discarded"})
 
 _log = logging.getLogger(__name__)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sparkscore.errors import SparkscoreError, error
+import pyarrow as pa
+
+from sparkscore.errors import Exit, SparkscoreError, error
 from sparkscore.ledger.claims import HEARTBEAT_S, Claim, claim_run
 from sparkscore.ledger.events import EventLog, read_events
 from sparkscore.ledger.fold import state_of
@@ -18,16 +21,18 @@ from sparkscore.run import folding
 from sparkscore.run.budget import Totals, assert_within, task_limit
 from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
+from sparkscore.run.golden import golden_rows
 from sparkscore.run.planning import Bound, bound, make_plan, restore
 from sparkscore.run.proof import UnitProof, assert_complete, find_commit, gap, prove
 from sparkscore.run.result import Run
+from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.carriers import TASK_COL, UnitContext, UnitTask
 from sparkscore.spark.commit import Commit, commits_of, unit_constants, with_ss, write_unit
 from sparkscore.spark.failures import from_spark, mapped
 from sparkscore.spark.schemas import arrow_schema, spark_schema
-from sparkscore.spark.sessions import cancel_tag, hand_out
+from sparkscore.spark.sessions import hand_out, interruptible, is_over
 from sparkscore.spark.survey import changed_since
 from sparkscore.spec.scoring import ScoringPlan
 
@@ -49,6 +54,7 @@ def run_batch(
     run_id: str,
     *,
     take_over: bool = False,
+    fail_on_quarantine: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
     heartbeat_s: float = HEARTBEAT_S,
@@ -64,6 +70,8 @@ def run_batch(
         The same run id again is a resume, or, after success, a no-op that says so.
     take_over : bool
         Do not wait for the heartbeat of an attempt that did not close.
+    fail_on_quarantine : bool
+        The exit code of a run that succeeded is 3 when it has bad rows.
     progress, say : callable, optional
         Receive progress and lines for a person.
 
@@ -82,16 +90,20 @@ def run_batch(
     with mapped(spark, dict(pipeline.expressions()), run=run_id):
         if plan is None:
             job = bound(spark, pipeline)
+            golden_rows(spark, job)
             plan = write_plan(store, make_plan(spark, job, run_id))
         else:
             job = restore(spark, pipeline, plan)
     state = state_of(read_events(store, run_id))
     if state == "SUCCEEDED":
-        return Run(spark, replace(summary_of(store, plan), repeated=True))
+        summary = summary_of(store, plan)
+        exit_code = _success(summary.quarantined_rows, fail_on_quarantine)
+        return Run(spark, replace(summary, repeated=True, exit_code=exit_code))
     if state == "DISCARDED":
         raise _discarded(run_id)
     with claim_run(store, run_id, take_over=take_over, interval_s=heartbeat_s, say=say) as claim:
         attempt = _Attempt(spark, job, plan, store, claim)
+        attempt.fail_on_quarantine = fail_on_quarantine
         return attempt.run(progress or (lambda *_: None))
 
 
@@ -108,6 +120,7 @@ class _Attempt:
         self.sink = self.pipeline.sink.location
         self.events = EventLog(store, plan.run_id, claim.attempt)
         self.proofs: dict[int, UnitProof] = {}
+        self.fail_on_quarantine = False
 
     def run(self, progress: Progress) -> Run:
         """Go through the units, and record how it ended, whatever ended it."""
@@ -119,15 +132,13 @@ class _Attempt:
                     self._score(unit)
                 self._report(progress)
             self._close()
-        except SparkscoreError as failure:
-            self._fail(failure)
-            raise
-        except BaseException as cause:  # boundary: closing a run
-            if isinstance(cause, Exception):
-                failure = from_spark(cause, dict(self.pipeline.expressions()), run=self.plan.run_id)
-                self._fail(failure)
-                raise failure from cause
-            self._stopped(cause)
+        except Exception as cause:  # boundary: closing a run
+            ended = self._ended(cause)
+            if ended is cause:
+                raise
+            raise ended from cause
+        except BaseException as stop:  # boundary: closing a run that was told to stop
+            self._stopped(stop)
             raise
         return Run(self.spark, summary_of(self.store, self.plan))
 
@@ -187,18 +198,9 @@ class _Attempt:
         assert_within(self._totals(), self.pipeline.on_error, self.plan.run_id)
 
     def _write(self, unit: Unit) -> None:
-        tag = f"sparkscore-{self.plan.run_id}"
-        if hasattr(self.spark, "addTag"):
-            self.spark.addTag(tag)
-        try:
-            commit = Commit(-1, unit.seq, unit.unit_id, self.claim.attempt)
+        commit = Commit(-1, unit.seq, unit.unit_id, self.claim.attempt)
+        with interruptible(self.spark):
             write_unit(self._unit_frame(unit), self.pipeline.sink, commit, self.plan.run_id, self.plan.sha256)
-        except KeyboardInterrupt:
-            cancel_tag(self.spark, tag)
-            raise
-        finally:
-            if hasattr(self.spark, "removeTag"):
-                self.spark.removeTag(tag)
 
     def _unit_frame(self, unit: Unit) -> DataFrame:
         scoring = self._task_plan(unit)
@@ -206,7 +208,7 @@ class _Attempt:
         paths = [f.path for f in unit.files]
         frame = scoring_frame(prepared(self.spark, self.job.snapshot, self.pipeline, paths), scoring)
         schema = result_schema(scoring, arrow_schema(frame.schema))
-        declared = spark_schema(schema).add(TASK_COL, "bigint")
+        declared = spark_schema(schema.append(pa.field(TASK_COL, pa.int64())))
         provider = _PROVIDERS.get(self.pipeline.model.device, "auto")
         constants = unit_constants(self.plan.run_id, unit, scoring.model, provider, datetime.now(UTC))
         return with_ss(frame.mapInArrow(UnitTask(scoring, context), declared), constants)
@@ -255,10 +257,22 @@ class _Attempt:
         self.events.write("run_published", units=len(self.plan.units))
         folding.fold_quarantine(self.spark, self.pipeline, self.plan)
         self.events.write("quarantine_folded", rows=totals.bad_rows)
-        self.events.write("run_closed", exit_code=0)
-        folding.fold_run(self.spark, self.pipeline, self.store, self.plan.run_id)
+        self.events.write("run_closed", exit_code=_success(totals.bad_rows, self.fail_on_quarantine))
+        folding.fold_run(self.spark, self.store, self.plan.run_id)
 
     # -- how it ends -----------------------------------------------------------------------------------
+
+    def _ended(self, cause: Exception) -> BaseException:
+        """Record why it ended, and give the error to raise. A run whose session is over was stopped: `spark-submit`
+        ends the JVM at a SIGTERM, and all that arrives here are calls that fail.
+        """
+        named = from_spark(cause, dict(self.pipeline.expressions()), run=self.plan.run_id)
+        if named.exit_code in (Exit.FAILED, Exit.INFRASTRUCTURE) and is_over(self.spark):
+            stop = StopSignal(signal.SIGTERM)
+            self._stopped(stop)
+            return stop
+        self._fail(named)
+        return named
 
     def _fail(self, failure: SparkscoreError) -> None:
         failure.context.setdefault("run", self.plan.run_id)
@@ -301,6 +315,10 @@ class _Attempt:
         totals = self._totals()
         done = totals.ok_rows + totals.bad_rows + totals.filtered_rows
         progress(len(self.proofs), len(self.plan.units), done, self.plan.header["planned_rows"], totals.bad_rows)
+
+
+def _success(bad_rows: int, fail_on_quarantine: bool) -> int:
+    return int(Exit.ATTENTION if bad_rows and fail_on_quarantine else Exit.OK)
 
 
 def _discarded(run_id: str) -> SparkscoreError:

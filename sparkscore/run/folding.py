@@ -34,9 +34,9 @@ def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan) -> None:
     merge(spark, quarantine_location(pipeline), QUARANTINE, ("q_id",), rows, update=("last_seen_at",))
 
 
-def fold_run(spark: SparkSession, pipeline: Any, store: Store, run_id: str) -> None:
+def fold_run(spark: SparkSession, store: Store, run_id: str) -> None:
     """Merge a run's attempts and units into the ledger's tables `runs` and `units`."""
-    tables = f"{pipeline.ledger.rstrip('/')}/tables"
+    tables = f"{store.root.rstrip('/')}/tables"
     for name, columns, keys, rows in (
         ("runs", RUNS, ("run_id", "attempt"), run_rows(store, run_id)),
         ("units", UNITS, ("run_id", "unit_seq"), unit_rows(store, run_id)),

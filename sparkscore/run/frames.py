@@ -48,7 +48,7 @@ def needed_columns(snapshot: Snapshot, pipeline: Any, plan: ScoringPlan) -> list
     Columns inside SQL are found by their names as words: one too many only makes the gate stricter.
     """
     available = fields(snapshot.struct)
-    used = set()
+    used: set[str] = set()
     for reference in (*plan.columns, *plan.keep, *plan.keys):
         name = reference.split(".", 1)[0].strip("`")
         used.update(f.name for f in available if f.name.lower() in (name.lower(), reference.lower()))

@@ -11,7 +11,7 @@ from sparkscore.runtime import cache
 from sparkscore.runtime.models import PinnedModel, pin
 from sparkscore.spec.scoring import ModelFile, ModelRef
 
-__all__ = ["encoder_files", "model_from_json", "model_to_json", "pin_model", "repin"]
+__all__ = ["encoder_files", "located", "model_from_json", "model_to_json", "pin_model", "repin"]
 
 
 def encoder_files(pipeline: Any) -> dict[str, str]:
@@ -25,12 +25,12 @@ def encoder_files(pipeline: Any) -> dict[str, str]:
             written += [v for k in ("tokenizer", "vocabulary") if isinstance(v := getattr(part, k, None), str)]
     for output in (pipeline.outputs or {}).values():
         written += [value for step, value in output.then if step == "labels" and isinstance(value, str)]
-    return {name: _located(name, pipeline.folder) for name in dict.fromkeys(written)}
+    return {name: located(name, pipeline.folder) for name in dict.fromkeys(written)}
 
 
 def pin_model(pipeline: Any) -> PinnedModel:
     """Resolve the model's URI to a version and to bytes; a relative path is relative to the pipeline file's folder."""
-    uri = _located(pipeline.model.uri, pipeline.folder)
+    uri = located(pipeline.model.uri, pipeline.folder)
     return pin(uri, encoder_files=encoder_files(pipeline), allow_links=pipeline.model.allow_links)
 
 
@@ -44,7 +44,7 @@ def repin(pipeline: Any, planned: dict[str, Any]) -> PinnedModel:
     """
     ref = model_from_json(planned)
     if ref.location.startswith("artifact:"):
-        # The registry is asked for the resolved version, and only the digest counts.
+        # The registry is asked for the version that the alias meant at the plan; only the digest counts.
         found = pin(ref.location.removeprefix("artifact:"), encoder_files=encoder_files(pipeline))
         if found.ref.sha256 != ref.sha256:
             raise error(
@@ -68,7 +68,8 @@ def model_from_json(data: dict[str, Any]) -> ModelRef:
     return ModelRef(**{**data, "files": tuple(ModelFile(**f) for f in data["files"])})
 
 
-def _located(uri: str, folder: Path) -> str:
+def located(uri: str, folder: Path) -> str:
+    """Give a place as written in a pipeline file; a relative path is relative to the file's folder."""
     scheme, colon, _ = uri.partition(":")
     if (colon and "/" not in scheme) or uri.startswith("/"):
         return uri

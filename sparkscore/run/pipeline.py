@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.run.batch import Progress, run_batch
+from sparkscore.run.check import CheckReport, check_pipeline
+from sparkscore.run.inspection import peek_pipeline
 from sparkscore.run.result import Run
 from sparkscore.spark.sessions import active_session
 from sparkscore.spec import pipeline as spec
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import SparkSession
 
 __all__ = ["Pipeline", "new_run_id"]
@@ -54,6 +57,7 @@ class Pipeline:
         run_id: str | None = None,
         *,
         take_over: bool = False,
+        fail_on_quarantine: bool = False,
         progress: Progress | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> Run:
@@ -67,6 +71,8 @@ class Pipeline:
             Default: ``<name>-<UTC time>-<6 hex>``.
         take_over : bool
             Do not wait for the heartbeat of an attempt that did not close.
+        fail_on_quarantine : bool
+            The exit code of a run that succeeded is 3 when it has bad rows.
         progress, say : callable, optional
             Receive progress after each unit, and lines for a person.
 
@@ -79,10 +85,34 @@ class Pipeline:
         SparkscoreError
             Whatever ended the run; its `exit_code` is what the command line exits with.
         """
-        session = spark or active_session()
         return run_batch(
-            session, self.spec, run_id or new_run_id(self.spec.name), take_over=take_over, progress=progress, say=say
+            spark or active_session(),
+            self.spec,
+            run_id or new_run_id(self.spec.name),
+            take_over=take_over,
+            fail_on_quarantine=fail_on_quarantine,
+            progress=progress,
+            say=say,
         )
+
+    def check(self, spark: SparkSession | None = None) -> CheckReport:
+        """Check the pipeline against its input, model and sink, and score the first 1,000 rows on the driver.
+
+        Writes nothing.
+
+        Raises
+        ------
+        SparkscoreError
+            The first thing that would stop a run, with the code that the run would end with.
+        """
+        return check_pipeline(spark or active_session(), self.spec)
+
+    def peek(self, spark: SparkSession | None = None, rows: int = 10) -> pa.Table:
+        """Score the first rows on the driver and give them: kept columns, outputs, and `err`, null for a good row.
+
+        Writes nothing.
+        """
+        return peek_pipeline(spark or active_session(), self.spec, rows)
 
 
 def new_run_id(name: str) -> str:

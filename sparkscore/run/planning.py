@@ -25,7 +25,7 @@ from sparkscore.spark.schemas import arrow_schema
 from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
 from sparkscore.spark.survey import survey
 from sparkscore.spec.fingerprint import fingerprint
-from sparkscore.spec.scoring import ScoringPlan
+from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ScoringPlan
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -130,7 +130,8 @@ def sink_schema(spark: SparkSession, job: Bound) -> pa.Schema:
     """The Arrow schema of the sink: `_ss`, the kept columns, the outputs."""
     frame = scoring_frame(prepared(spark, job.snapshot, job.pipeline), job.scoring)
     scored = result_schema(job.scoring, arrow_schema(frame.schema))
-    return pa.schema([pa.field("_ss", tables.arrow_struct(tables.SS)), *list(scored)[:-1]])
+    rows = [f for f in scored if f.name not in (ERR_COL, POINTER_COL)]
+    return pa.schema([pa.field("_ss", tables.arrow_struct(tables.SS)), *rows])
 
 
 def quarantine_location(pipeline: Any) -> str:

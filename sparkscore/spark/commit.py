@@ -18,7 +18,7 @@ from sparkscore.errors import CODES, error
 from sparkscore.spark.carriers import TASK_COL
 from sparkscore.spark.delta_log import delta_path, history
 from sparkscore.spark.schemas import arrow_schema, quoted
-from sparkscore.spec.scoring import ERR_COL
+from sparkscore.spec.scoring import ERR_COL, POINTER_COL
 from sparkscore.tables import ERR, SS
 
 if TYPE_CHECKING:
@@ -68,8 +68,10 @@ def with_ss(scored: DataFrame, constants: Mapping[str, Any]) -> DataFrame:
     values = {"status": status, **err, **{k: F.lit(v) for k, v in constants.items()}}
     if TASK_COL in scored.columns:
         values["task_attempt_id"] = F.col(TASK_COL)
+    if POINTER_COL in scored.columns:
+        values["source_pointer"] = F.col(POINTER_COL)
     ss = F.struct(*(values[c.name].cast(c.type).alias(c.name) for c in SS if c.name in values))
-    rest = [F.col(quoted(c)) for c in scored.columns if c not in (ERR_COL, TASK_COL)]
+    rest = [F.col(quoted(c)) for c in scored.columns if c not in (ERR_COL, TASK_COL, POINTER_COL)]
     return scored.select(ss.alias("_ss"), *rest)
 
 

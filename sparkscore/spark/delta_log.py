@@ -1,5 +1,7 @@
-"""What a Delta table's public answers say about a version: its number, its schema, and whether its files can be read
-as plain Parquet without getting another answer than Delta would give."""
+"""What a Delta table's public answers say about a version: its number, its history, and whether its files are plain.
+
+Plain files can be read as Parquet without getting another answer than Delta would give.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ _HARMLESS = frozenset({"timestampNtz", "vacuumProtocolCheck", "v2Checkpoint"})
 _HARMFUL = ("deletionVectors", "columnMapping", "typeWidening", "typeWidening-preview")
 # Partition types whose directory names Spark parses to the same values as Delta keeps in its log.
 _PARTITION_TYPES = frozenset({"string", "integer", "date", "boolean"})
-_MISSING = ("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "PATH_NOT_FOUND", "PATH_DOES_NOT_EXIST")
+_MISSING = ("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "DELTA_TABLE_ONLY_OPERATION", "PATH_NOT_FOUND")
 
 
 def delta_path(location: str) -> str:

@@ -54,7 +54,8 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Give this user the permission, or other credentials.",
     ),
     (
-        r"Failed to find the data source: delta|DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|ClassNotFoundException",
+        r"Failed to find the data source: delta|DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|"
+        r"ClassNotFoundException",
         "SPS-ENV-PACKAGE",
         "the format's jar in this Spark session",
         "Start the session with the jar: see `sparkscore jars`; Delta also needs its two session settings.",

@@ -6,7 +6,7 @@ counts the row. A filter that Catalyst pushes into the scan could not be counted
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import error
@@ -82,7 +82,7 @@ def _select(frame: DataFrame, step: Any) -> DataFrame:
     return frame.select(*(column((c,)) for c in frame.columns if c not in dropped))
 
 
-def _analysed(frame: DataFrame, where: str, text: str, make: Any) -> DataFrame:
+def _analysed(frame: DataFrame, where: str, text: str, make: Callable[[], DataFrame]) -> DataFrame:
     """Build a frame, and give Spark's refusal of an expression as an error of the pipeline file."""
     from pyspark.errors import AnalysisException, ParseException
 

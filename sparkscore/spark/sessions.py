@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparkscore.errors import error
 from sparkscore.spark import jars, java
@@ -12,7 +16,7 @@ from sparkscore.spark import jars, java
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["DELTA_CONF", "active_session", "cancel_tag", "hand_out", "local_session"]
+__all__ = ["DELTA_CONF", "active_session", "elsewhere", "hand_out", "interruptible", "is_over", "local_session"]
 
 DELTA_CONF = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -87,10 +91,48 @@ def _builder(settings: dict[str, str]) -> Any:
     return builder
 
 
-def cancel_tag(spark: SparkSession, tag: str) -> None:
-    """Cancel the jobs under a tag; before Spark 4.0 there are no tags and the job runs to its end."""
-    if hasattr(spark, "interruptTag"):
-        spark.interruptTag(tag)
+@contextmanager
+def interruptible(spark: SparkSession) -> Iterator[None]:
+    """Cancel the session's jobs when the block is interrupted; before Spark 4.0 an interrupted job runs to its end.
+
+    Tags would be finer, but a classic session ties them to the thread whose connection is the interrupted one.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if hasattr(spark, "interruptAll"):
+            elsewhere(spark.interruptAll)
+        raise
+
+
+def elsewhere(call: Callable[[], object], timeout_s: float = 20.0) -> Literal["done", "failed", "silent"]:
+    """Call Spark on a thread of its own, and tell what came of it within `timeout_s`.
+
+    A classic session speaks to the JVM over one connection a thread, which answers in order. After an interrupt, the
+    main thread's connection still owes the answer of the interrupted call: whoever speaks on it waits for that first,
+    and then takes it for his own. So stopping and cancelling go over another one.
+    """
+    answer: Future[object] = Future()
+    threading.Thread(target=_answer, args=(answer, call), name="sparkscore-elsewhere", daemon=True).start()
+    try:
+        answer.result(timeout_s)
+    except TimeoutError:
+        return "silent"
+    except Exception:  # boundary: that it fails is the answer
+        return "failed"
+    return "done"
+
+
+def _answer(answer: Future[object], call: Callable[[], object]) -> None:
+    try:
+        answer.set_result(call())
+    except Exception as cause:  # boundary: handed to the thread that waits
+        answer.set_exception(cause)
+
+
+def is_over(spark: SparkSession) -> bool:
+    """Tell whether a session runs no job any more: it was stopped, or its JVM is gone."""
+    return elsewhere(lambda: spark.range(1).collect()) == "failed"
 
 
 def hand_out(spark: SparkSession, model: Any, folder: Any) -> None:

@@ -64,7 +64,8 @@ class Snapshot:
 
 def restore_snapshot(data: dict[str, Any]) -> Snapshot:
     """Take a snapshot back from a plan."""
-    return Snapshot(**{**data, "locations": tuple(data["locations"]), "options": tuple(sorted(data["options"].items()))})
+    lists = {"locations": tuple(data["locations"]), "options": tuple(sorted(data["options"].items()))}
+    return Snapshot(**{**data, **lists})
 
 
 def pin_source(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
@@ -185,7 +186,7 @@ def _strings_for_partitions(schema: StructType, source: Any, paths: Sequence[str
     from pyspark.sql.types import StringType, StructField, StructType
 
     partitions = _partition_names(source.location, paths)
-    declared = {f.name.lower() for f in StructType.fromDDL(source.schema_).fields} if source.schema_ else set()
+    declared = {n.lower() for n in StructType.fromDDL(source.schema_).names} if source.schema_ else set()
     free = {p for p in partitions if p.lower() not in declared}
     return StructType([StructField(f.name, StringType() if f.name in free else f.dataType) for f in schema.fields])
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sparkscore.errors import SparkscoreError, error
-from sparkscore.spec.fields import near
+from sparkscore.spec.fields import SECRET, near
 
 _WORDS = {
     "string_type": "text",
@@ -22,6 +22,7 @@ _WORDS = {
     "model_type": "a mapping (key: value)",
     "model_attributes_type": "a mapping (key: value)",
     "tuple_type": "a list",
+    "too_short": "at least one",
 }
 _INPUT_SHOULD = re.compile(r"^(Input|Value) should (be )?")
 _ORDER = ("SPS-SPEC-KEY", "SPS-SPEC-VALUE", "SPS-SPEC-LATER")
@@ -82,5 +83,5 @@ def shown(value: Any) -> str:
         return {None: "nothing", True: "true", False: "false"}[value]
     kinds = ((str, "text "), (int | float, "number "), (Mapping, "mapping "), (list | tuple, "list "))
     kind = next((word for cls, word in kinds if isinstance(value, cls)), "")
-    text = repr(value)
+    text = "with a credential in it" if SECRET.search(str(value)) else repr(value)
     return kind + (text if len(text) <= 80 else text[:79] + "…")

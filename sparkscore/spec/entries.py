@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag, model_validator
 
-from sparkscore.spec.fields import Closed, Flag, Float, Int, Range, Text, Uri, number_from_text, refused
-
-_Positive = Annotated[Int, Field(ge=1)]
+from sparkscore.spec.fields import TWO, Closed, Flag, Float, Positive, Range, Text, Uri, number_from_text, refused
 
 
 def _fill(value: Any) -> Any:
@@ -39,7 +37,7 @@ class Missing(Policy):
 
 class _Entry(Policy):
     range: Range | None = None
-    max_bytes: _Positive | None = None
+    max_bytes: Positive | None = None
 
 
 class ColumnsEntry(_Entry):
@@ -47,7 +45,7 @@ class ColumnsEntry(_Entry):
 
     column: Text | None = None
     columns: tuple[Text, ...] = ()
-    shape: tuple[_Positive, ...] | None = None
+    shape: tuple[Positive, ...] | None = None
     shape_column: Text | None = None
 
     @property
@@ -121,7 +119,7 @@ class TextEntry(_Entry):
 
     text: Text
     tokenizer: Uri
-    max_tokens: _Positive = 512
+    max_tokens: Positive = 512
     field: Literal["ids", "attention_mask", "type_ids"] | None = None
     overlong: Literal["cut", "error"] = "cut"
 
@@ -145,7 +143,7 @@ class ImageEntry(_Entry):
     """One binary column of encoded images, resized to (height, width): value = (pixel * scale - mean) / std."""
 
     image: Text
-    size: tuple[_Positive, _Positive]
+    size: Annotated[tuple[Positive, Positive], TWO]
     layout: Literal["nchw", "nhwc"] = "nchw"
     dtype: Literal["float32", "float16", "float64", "uint8"] = "float32"
     scale: Float = 1.0

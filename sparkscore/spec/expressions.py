@@ -116,22 +116,24 @@ def render(expression: str, where: str) -> str:
     >>> render("amount > 0 and log1p(amount) < 10", "source.where")
     '`amount` > 0 AND LOG1P(`amount`) < 10'
     """
-    tree = _parsed(expression, where)
-    for node in tree.walk():
-        _check(node, where)
-    return tree.sql(dialect=_Sql, identify=True, comments=False, unsupported_level=ErrorLevel.RAISE)
-
-
-def _parsed(expression: str, where: str) -> exp.Expr:
     if len(expression) > _MAX_CHARS:
         raise _refused(f"more than {_MAX_CHARS} characters", "Prepare the data before sparkscore.", where)
     try:
-        trees = _Sql().parse_into(exp.Condition, expression)
+        text = _rendered(expression, where)
+        if _rendered(text, where) == text:
+            return text
     except (SqlglotError, RecursionError) as cause:
         raise _refused(f"text that does not parse as one{_why(cause)}", "Mend the expression.", where) from cause
+    raise _refused("text that reads in two ways", "Write it with parentheses.", where)
+
+
+def _rendered(expression: str, where: str) -> str:
+    trees = _Sql().parse_into(exp.Condition, expression)
     if len(trees) != 1 or trees[0] is None:
         raise _refused("none, or several", "Write one expression, without a semicolon.", where)
-    return trees[0]
+    for node in trees[0].walk():
+        _check(node, where)
+    return trees[0].sql(dialect=_Sql, identify=True, comments=False, unsupported_level=ErrorLevel.RAISE)
 
 
 def _why(cause: Exception) -> str:

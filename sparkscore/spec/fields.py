@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_SECRET = re.compile(r"://[^/@]*:[^/@]*@|[?&](sig|signature|token|secret|password|key|x-amz-[a-z-]+)=", re.IGNORECASE)
+SECRET = re.compile(r"://[^/@]*:[^/@]*@|[?&](sig|signature|token|secret|password|key|x-amz-[a-z-]+)=", re.IGNORECASE)
 
 
 def refused(code: LiteralString, message: str, fix: str, at: str = "") -> PydanticCustomError:
@@ -87,17 +87,31 @@ def _finite(value: float) -> float:
 
 
 def _without_credentials(uri: str) -> str:
-    if _SECRET.search(uri):
+    if SECRET.search(uri):
         fix = "Take the credentials out of the URI; the session's or the machine's own identity is used."
         raise refused("SPS-SPEC-VALUE", "Expected a URI without a secret, got one that carries a credential", fix)
     return uri
 
 
+_NUMBER_TEXT = BeforeValidator(number_from_text)
+
 Text = Annotated[str, Strict(), Field(min_length=1)]
-Int = Annotated[int, Strict(), BeforeValidator(number_from_text)]
-Float = Annotated[float, Strict(), BeforeValidator(number_from_text), AfterValidator(_finite)]
+Count = Annotated[int, Strict(), Field(ge=0), _NUMBER_TEXT]
+Positive = Annotated[int, Strict(), Field(ge=1), _NUMBER_TEXT]
+Float = Annotated[float, Strict(), _NUMBER_TEXT, AfterValidator(_finite)]
+Fraction = Annotated[float, Strict(), Field(ge=0, le=1), _NUMBER_TEXT, AfterValidator(_finite)]
+Seconds = Annotated[float, Strict(), Field(gt=0), _NUMBER_TEXT, AfterValidator(_finite)]
 Flag = Annotated[bool, Strict(), BeforeValidator(_flag_from_text)]
 Uri = Annotated[Text, AfterValidator(_without_credentials)]
+
+
+def _two(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) != 2:
+        raise refused("SPS-SPEC-VALUE", f"Expected a list of two, got {list(value)!r}", "Give two values.")
+    return value
+
+
+TWO = BeforeValidator(_two)
 
 
 def _ordered(bounds: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
@@ -107,7 +121,7 @@ def _ordered(bounds: tuple[float | None, float | None]) -> tuple[float | None, f
     return bounds
 
 
-Range = Annotated[tuple[Float | None, Float | None], AfterValidator(_ordered)]
+Range = Annotated[tuple[Float | None, Float | None], TWO, AfterValidator(_ordered)]
 
 
 def later(*values: str) -> BeforeValidator:

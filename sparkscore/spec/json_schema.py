@@ -185,7 +185,6 @@ def _step() -> dict[str, Any]:
     return {"anyOf": [{"enum": [name for name, wants in STEPS.items() if not wants]}, one | {"properties": arguments}]}
 
 
-_RENAMED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}  # pydantic's, behind a validator
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -195,7 +194,11 @@ def _tidy(node: Any) -> Any:
         return [_tidy(item) for item in node]
     if not isinstance(node, dict):
         return node
-    tidy = {_RENAMED.get(key, key): _tidy(value) for key, value in node.items() if _is_useful(key, value)}
+    tidy = {key: _tidy(value) for key, value in node.items() if _is_useful(key, value)}
+    if "const" in tidy:
+        tidy.pop("type", None)  # some versions of pydantic write it, some do not
+    if "allOf" in tidy:
+        tidy |= tidy.pop("allOf")[0]  # so do older versions write a reference that has a description
     if tidy.get("type") in ("integer", "number", "boolean") or "enum" in tidy:
         notes = {key: tidy.pop(key) for key in ("description", "default") if key in tidy}
         return {"anyOf": [tidy, _VARIABLE], **notes}

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from sparkscore.spec import expressions
+from sparkscore.errors import SparkscoreError
 from sparkscore.spec.complaints import to_spec_error
 from sparkscore.spec.document import is_path, read_document
 from sparkscore.spec.entries import CategoryEntry, ColumnsEntry, Entry, ImageEntry, Missing, Parts, TextEntry
-from sparkscore.spec.fields import Closed, Flag, Int, Later, Option, Text, Uri, later, refused
+from sparkscore.spec.expressions import render
+from sparkscore.spec.fields import Closed, Flag, Later, Option, Positive, Text, Uri, later, refused
 from sparkscore.spec.results import OnError, OutputEntry, Quarantine, Sink
 from sparkscore.spec.source import Source, Step
 
@@ -45,7 +46,7 @@ class Model(Closed):
 
     uri: Uri
     device: Literal["cpu", "cuda", "tensorrt", "auto"] = "cpu"
-    batch_size: Annotated[Annotated[Int, Field(ge=1)] | None, BeforeValidator(_batch_size)] = None
+    batch_size: Annotated[Positive | None, BeforeValidator(_batch_size)] = None
     precision: Annotated[Literal["as_is"], later("tf32", "fp16", "int8")] = "as_is"
     weights: Annotated[Literal["auto", "fast"], later("lean")] = "auto"
     golden: Uri | None = None
@@ -178,13 +179,22 @@ def load_pipeline(source: str | Path | Mapping[str, Any], sets: Mapping[str, str
     SpecError
         SPS-SPEC-FILE, -KEY, -VALUE, -LATER, -VARIABLE or -EXPRESSION, with the key's path.
     """
-    document = read_document(source, sets)
+    try:
+        pipeline = _checked(read_document(source, sets))
+    except SparkscoreError as failure:
+        if is_path(source):
+            failure.context.setdefault("file", str(source))
+        raise
+    if is_path(source):
+        pipeline._folder = Path(str(source)).resolve().parent
+    return pipeline
+
+
+def _checked(document: dict[str, Any]) -> Pipeline:
     try:
         pipeline = Pipeline.model_validate(document)
     except ValidationError as failure:
         raise to_spec_error(failure, document) from None
     for path, expression in pipeline.expressions():
-        expressions.render(expression, path)
-    if is_path(source):
-        pipeline._folder = Path(str(source)).resolve().parent
+        render(expression, path)
     return pipeline

@@ -7,9 +7,24 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
-from sparkscore.spec.fields import Closed, Flag, Float, Int, Later, Range, Text, Uri, later, near, number_from_text, refused
+from sparkscore.spec.fields import (
+    Closed,
+    Count,
+    Flag,
+    Fraction,
+    Later,
+    Positive,
+    Range,
+    Seconds,
+    Text,
+    Uri,
+    later,
+    near,
+    number_from_text,
+    refused,
+)
 from sparkscore.spec.source import Options
 
 _SHORT = re.compile(r"(?P<output>[A-Za-z_][A-Za-z0-9_.]*)\s*(?P<index>\[.*\])?")
@@ -108,24 +123,19 @@ class OutputEntry(Closed):
         return {k: v for k, v in match.groupdict().items() if v is not None}
 
 
-_Rows = Annotated[Int, Field(ge=0)]
-_OneOrMore = Annotated[Int, Field(ge=1)]
-_Seconds = Annotated[Float, Field(gt=0)]
-
-
 class OnError(Closed):
     """How many bad rows a run bears, and how long a call may take."""
 
     policy: Literal["quarantine", "fail"] = "quarantine"
-    max_fraction: Annotated[Float, Field(ge=0, le=1)] = 0.01
-    max_rows: _Rows | None = None
-    min_sample_rows: _Rows = 1000
-    max_consecutive_bad_batches: _OneOrMore = 3
-    min_ok_rows: _Rows = 1
-    batch_timeout_s: _Seconds = 60.0
-    load_timeout_s: _Seconds = 600.0
-    no_progress_s: _Seconds = 900.0
-    max_guard_deaths: _Rows = 64
+    max_fraction: Fraction = 0.01
+    max_rows: Count | None = None
+    min_sample_rows: Count = 1000
+    max_consecutive_bad_batches: Positive = 3
+    min_ok_rows: Count = 1
+    batch_timeout_s: Seconds = 60.0
+    load_timeout_s: Seconds = 600.0
+    no_progress_s: Seconds = 900.0
+    max_guard_deaths: Count = 64
     guard: Annotated[Literal["auto", "off"], later("always")] = "auto"
     allow_empty: Flag = False
 

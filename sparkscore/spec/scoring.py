@@ -131,11 +131,15 @@ class OutputPlan:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file of a pinned model: path relative to the model's folder, size, and sha256 in hex."""
+    """One file of a pinned model: path relative to the model's folder, size, and sha256 in hex.
+
+    `source` is where it is fetched from when that is not the model's own location: encoders' files lie elsewhere.
+    """
 
     path: str
     size_bytes: int
     sha256: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,9 +186,10 @@ class ScoringPlan:
 
     `keep` are the columns passed through, in order; the result of the scorer is keep + outputs + `err`.
     `batch_size` is the rows of one model call, None for auto. `fixed_batch` is the graph's own fixed batch axis:
-    rows are cut to it and the last part is padded. `prove_batch` makes the first batch prove that rows do not
-    depend on their neighbours. `pointers="all"` adds each row's address as `_ss_pointer` before `err`, for runs whose
-    rows have no keys.
+    rows are cut to it and the last part is padded. `batch_axis` False: the graph's tensors have no axis for rows at
+    all, so a call is one row (`fixed_batch` is 1), fed without that axis. `prove_batch` makes the first batch prove
+    that rows do not depend on their neighbours. `pointers="all"` adds each row's address as `_ss_pointer` before
+    `err`, for runs whose rows have no keys.
     """
 
     model: ModelRef
@@ -196,6 +201,7 @@ class ScoringPlan:
     on_error: ErrorPlan = field(default_factory=ErrorPlan)
     batch_size: int | None = None
     fixed_batch: int | None = None
+    batch_axis: bool = True
     prove_batch: bool = False
     payload: Literal["none", "hash", "plain"] = "hash"
     pointers: Literal["errors", "all"] = "errors"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sparkscore.spec.fields import Closed, Int, Later, Option, Text, Uri, near, refused
+from sparkscore.spec.fields import Closed, Count, Later, Option, Text, Uri, near, refused
 
 _NOW = ("parquet", "delta", "csv", "json")
 _LATER = ("orc", "avro", "text", "binaryFile", "jdbc", "kafka")
@@ -72,7 +72,7 @@ class Source(Closed):
     schema_: Annotated[Text | None, Field(alias="schema")] = None
     options: Annotated[Options, AfterValidator(_checked_options)] = {}
     where: Text | None = None
-    version: Annotated[Int, Field(ge=0)] | None = None
+    version: Count | None = None
     timestamp: Text | None = None
     credentials: Later = None
 

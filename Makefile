@@ -1,0 +1,57 @@
+# What a person types here. Each target sets up what it needs, once, and works from a fresh clone.
+.PHONY: help demo test check lint bench docs clean
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c conf/constraints/spark-4.2.txt
+JARS := $(BIN)/python -c "from sparkscore.spark import jars; jars.ensure()"
+
+help:
+	@echo "make demo    score the 336,776 flights of 2013: environment, jars, data, then the main job"
+	@echo "make test    the whole test suite, real parts included"
+	@echo "make check   what to run before each commit: ruff, mypy, import contract, house rules, fast tests"
+	@echo "make bench   the table of benchmarks/"
+	@echo "make docs    the documentation, into site/"
+	@echo "make clean   remove everything that the others made"
+
+demo: $(VENV)/.demo
+	@$(BIN)/sparkscore demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest tests
+
+check: lint
+	$(BIN)/python -m pytest tests -q -m "not spark and not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) .jars .data .demo build dist site *.egg-info spark-warehouse metastore_db derby.log
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What scoring on this machine needs: the package, ONNX Runtime, Spark, Delta's jars, and a Java where there is none.
+$(VENV)/.demo: setup.py conf/constraints/spark-4.2.txt
+	@echo "Setting up $(VENV) and .jars (once; a few minutes) …"
+	@python=$$(conf/scripts/find-python.sh) && "$$python" -m venv $(VENV)
+	@$(INSTALL) --editable '.[cpu,spark]'
+	@$(BIN)/python -c "from sparkscore.spark import java; java.java_home()" 2>/dev/null || $(INSTALL) --editable '.[java]'
+	@$(JARS)
+	@touch $@
+
+# What the tests and tools need on top of it.
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "Setting up the tools and the parts that tests use (once; a few minutes) …"
+	@$(INSTALL) --editable '.[local,dev]'
+	@touch $@

@@ -1,0 +1,42 @@
+"""`sparkscore check` and `sparkscore peek`: what a run would do, found out on a few rows; nothing is written."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sparkscore.cli.options import AsJson, Master, PipelineFile, Sets, sets_of
+from sparkscore.cli.printing import as_table, emit
+from sparkscore.cli.sessions import answering_session
+
+__all__ = ["check", "peek"]
+
+
+def check(pipeline: PipelineFile, *, sets: Sets = None, as_json: AsJson = False, master: Master = None) -> None:
+    """Check schema, model, golden rows, batch dependence, keys and sink, and score 1,000 rows. Writes nothing."""
+    from sparkscore.run.pipeline import Pipeline
+
+    loaded = Pipeline.load(pipeline, sets_of(sets))
+    with answering_session(master) as spark:
+        report = loaded.check(spark)
+    emit(report.to_json(), str(report), as_json)
+
+
+def peek(
+    pipeline: PipelineFile,
+    *,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=10_000, help="How many rows.")] = 10,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    master: Master = None,
+) -> None:
+    """Score the first rows and show them. Writes nothing."""
+    from sparkscore.run.pipeline import Pipeline
+
+    loaded = Pipeline.load(pipeline, sets_of(sets))
+    with answering_session(master) as spark:
+        scored = loaded.peek(spark, rows)
+    found = scored.to_pylist()
+    shown = [{**row, "error": row["err"] and row["err"]["error_code"]} for row in found]
+    emit(found, as_table(shown, [*(c for c in scored.schema.names if c != "err"), "error"]), as_json)

@@ -1,0 +1,34 @@
+"""`sparkscore jars`: which jars this version of Spark needs for Delta, and bringing them here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparkscore.cli.options import AsJson
+from sparkscore.cli.printing import as_table, emit
+
+__all__ = ["jars"]
+
+
+def jars(
+    *,
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing; offline afterwards.")] = False,
+    folder: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="Where to; default: the cache.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the jars, pinned by sha256; with --download, print them as the value of `spark.jars`."""
+    from sparkscore.spark import jars as pinned
+
+    if download:
+        paths = [str(path) for path in pinned.ensure(folder)]
+        emit({"spark.jars": paths}, ",".join(paths), as_json)
+        return
+    found = [
+        {"spark": line, "coordinates": jar.coordinates, "sha256": jar.sha256}
+        for line, listed in pinned.PINNED.items()
+        for jar in listed
+    ]
+    emit(found, as_table(found, ("spark", "coordinates")), as_json)

@@ -1,0 +1,50 @@
+"""Takes a run back: its rows leave the sink in one commit, and the ledger says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sparkscore.ledger.claims import claim_run
+from sparkscore.ledger.events import EventLog
+from sparkscore.ledger.plans import Plan
+from sparkscore.ledger.store import Store
+from sparkscore.run import folding
+from sparkscore.run.environment import versions
+from sparkscore.spark.commit import discard
+from sparkscore.spark.delta_log import delta_path, newest_version
+from sparkscore.spark.failures import mapped
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["discard_run"]
+
+
+def discard_run(
+    spark: SparkSession,
+    store: Store,
+    plan: Plan,
+    *,
+    take_over: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Delete a run's rows from its sink and mark the run DISCARDED; its bad rows in the quarantine are marked too.
+
+    It claims the run as its next attempt, so a driver that is still scoring it is not undone behind its back.
+
+    Raises
+    ------
+    ClusterError
+        `SPS-FENCED` when a live driver owns the run.
+    """
+    sink, quarantine, run_id = plan.header["sink"], plan.header["quarantine"], plan.run_id
+    with claim_run(store, run_id, take_over=take_over, say=say) as claim, mapped(spark, run=run_id):
+        events = EventLog(store, run_id, claim.attempt)
+        events.write("run_claimed", **versions(spark))
+        discard(spark, sink, run_id)
+        if newest_version(spark, quarantine) is not None:
+            marked = f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = :run_id"
+            spark.sql(marked, args={"run_id": run_id})
+        events.write("run_discarded", exit_code=0)
+        folding.fold_run(spark, store, run_id)

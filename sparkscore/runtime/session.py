@@ -1,0 +1,484 @@
+"""A verified model folder turned into a warm ONNX Runtime session whose provider is proven, cached per process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparkscore.errors import SparkscoreError, error
+from sparkscore.runtime import providers as eps
+from sparkscore.runtime.onnx_file import external_data
+from sparkscore.runtime.watchdog import CallTimeout, watchdog
+from sparkscore.spec.scoring import ModelRef, SessionPlan
+
+__all__ = [
+    "CallTimeout",
+    "Session",
+    "Signature",
+    "TensorInfo",
+    "clear_sessions",
+    "open_session",
+    "read_signature",
+]
+
+logger = logging.getLogger(__name__)
+
+CACHE_BYTES_ENV = "SPARKSCORE_SESSION_CACHE_BYTES"
+CACHE_BYTES = 4 * 1024**3  # bytes of model files behind the cached sessions; the newest one is always kept
+_WARM_UP_TIMEOUT_S = 30.0
+_SHRINK_FLOOR_BYTES = 1024 * 1024  # smaller calls are not measured at all
+_SHRINK_FACTOR = 4
+
+_DTYPES = {
+    "tensor(bool)": "bool",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(string)": "str",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A graph input or output: name, dtype, and shape with None for free dimensions, batch axis included.
+
+    `dtype` is a numpy name, 'str' for strings, or ONNX Runtime's own text for a type that cannot be scored, such as
+    ``tensor(bfloat16)`` or ``seq(map(int64,tensor(float)))``.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the graph asks for and gives, in its own order; inputs with an initialiser of their own are left out."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+class Session:
+    """A loaded model.
+
+    Attributes
+    ----------
+    signature : Signature
+        Read from the graph.
+    provider : str
+        The execution provider that is active, read back from the session.
+    fell_back : str or None
+        Under ``device: auto``, why a wheel with CUDA runs on the CPU.
+    versions : dict of str
+        Versions of python, numpy and onnxruntime.
+    warm_up : dict of ndarray or None
+        The input of zeros that was tried once after the load; None where the graph's types allow none.
+    warm_up_ok : bool
+        Whether the model scored it: then it is known to be good.
+    warm_up_s : float or None
+        Seconds that the warm-up call took.
+    size_bytes : int
+        Bytes of the model's files.
+    sizes : dict
+        Batch sizes that fit in memory, by shape, kept by the scorer for as long as the session lives.
+    """
+
+    def __init__(self, make: Callable[[], Any], fell_back: str | None = None, size_bytes: int = 0) -> None:
+        self._make = make
+        self._inner = make()
+        self.provider: str = self._inner.get_providers()[0]
+        self.signature = _signature(self._inner)
+        self.fell_back = fell_back
+        self.size_bytes = size_bytes
+        self.versions = versions()
+        self.sizes: dict[Any, Any] = {}
+        self._recent_bytes: deque[int] = deque(maxlen=31)
+        self.warm_up = _zeros(self.signature.inputs)
+        self.warm_up_ok = False
+        self.warm_up_s: float | None = None
+
+    def run(
+        self,
+        feeds: Feeds,
+        outputs: Sequence[str],
+        timeout_s: float | None = None,
+        exit_after_s: float | None = None,
+    ) -> list[Array]:
+        """Score one batch.
+
+        Parameters
+        ----------
+        feeds : mapping of ndarray
+            Graph input -> array of its dtype, axis 0 the batch; object arrays of str for string tensors.
+        outputs : sequence of str
+            The graph outputs to compute; the others are not.
+        timeout_s : float, optional
+            Seconds until the call's terminate flag is set.
+        exit_after_s : float, optional
+            Seconds after that until the **process** ends with code 70, for Spark to try the task again. A huge single
+            kernel does not read the flag. Only a worker process may ask for it.
+
+        Returns
+        -------
+        list of ndarray
+            One array for each of `outputs`.
+
+        Raises
+        ------
+        CallTimeout
+            The call was ended. Whatever else ONNX Runtime raises passes through: isolation tells it apart.
+        """
+        options = _onnxruntime().RunOptions()
+        if self._is_outsized(feeds):
+            gpu = "" if self.provider == eps.CPU else ";gpu:0"
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"cpu:0{gpu}")
+        if timeout_s is None:
+            return list(self._inner.run(list(outputs), dict(feeds), options))
+        watch = watchdog().start(options, timeout_s, exit_after_s)
+        try:
+            return list(self._inner.run(list(outputs), dict(feeds), options))
+        except Exception as cause:  # boundary: the terminate flag surfaces as ONNX Runtime's general Fail
+            if watch.fired:
+                raise CallTimeout(f"the model did not return within {timeout_s:g} s") from cause
+            raise
+        finally:
+            watchdog().stop(watch)
+
+    def renew(self) -> None:
+        """Load the model again, to give back what an allocator holds after it ran out of memory.
+
+        Notes
+        -----
+        The arena keeps memory, and a second run at the same size may need more (onnxruntime 14474, 4062).
+        """
+        self._inner = self._make()
+
+    def warm(self, timeout_s: float) -> None:
+        """Try the input of zeros once. A failure is not an error: a model may refuse zeros."""
+        if self.warm_up is None:
+            return
+        started = time.perf_counter()
+        try:
+            self.run(self.warm_up, [o.name for o in self.signature.outputs if o.dtype in _DTYPES.values()], timeout_s)
+        except Exception as cause:  # boundary: whether zeros can be scored is a fact to remember, not a failure
+            logger.debug("the warm-up input cannot be scored: %s", type(cause).__name__)
+        else:
+            self.warm_up_ok = True
+        self.warm_up_s = time.perf_counter() - started
+
+    def _is_outsized(self, feeds: Feeds) -> bool:
+        """Whether the arena should shrink after this call: it never does by itself, so one long input would stay."""
+        size_bytes = sum(array.nbytes for array in feeds.values())
+        if size_bytes < _SHRINK_FLOOR_BYTES:
+            return False
+        outsized = bool(self._recent_bytes) and size_bytes > _SHRINK_FACTOR * statistics.median(self._recent_bytes)
+        self._recent_bytes.append(size_bytes)
+        return outsized
+
+
+class _Cache:
+    """Sessions of this process, least recently used first."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
+
+    def keep(self, key: str, session: Session, limit_bytes: int) -> None:
+        self.sessions[key] = session
+        while len(self.sessions) > 1 and sum(s.size_bytes for s in self.sessions.values()) > limit_bytes:
+            self.sessions.popitem(last=False)
+
+
+_cache = _Cache()
+_inherited: list[_Cache] = []
+
+
+def _set_aside_after_fork() -> None:
+    """A forked child cannot use its parent's sessions, nor free them: their thread pools did not come along."""
+    global _cache
+    _inherited.append(_cache)
+    _cache = _Cache()
+
+
+os.register_at_fork(after_in_child=_set_aside_after_fork)
+
+
+def open_session(ref: ModelRef, plan: SessionPlan, folder: Path) -> Session:
+    """Load the model, or give the session that this process already holds for the same bytes and settings.
+
+    Parameters
+    ----------
+    ref : ModelRef
+        The pinned model; its sha256 is part of the cache's key.
+    plan : SessionPlan
+        Device, threads, precision, provider options and the time that a load may take.
+    folder : Path
+        Local folder with the verified files (`sparkscore.runtime.cache.local_folder`).
+
+    Returns
+    -------
+    Session
+        Shared with every caller in the process; its `run` may be called from several threads.
+
+    Raises
+    ------
+    ClusterError
+        ``SPS-ENV-PACKAGE`` no or two ONNX Runtime wheels; ``SPS-ENV-PROVIDER`` the device is not active after the
+        load; ``SPS-CLUSTER-TIMEOUT`` the load took longer than `plan.load_timeout_s`.
+    ModelError
+        ``SPS-MODEL-FORMAT``, ``SPS-MODEL-EXTERNAL``, ``SPS-MODEL-TYPE``: ONNX Runtime refuses the file.
+
+    Notes
+    -----
+    The cache holds at most ``SPARKSCORE_SESSION_CACHE_BYTES`` (default 4 GiB) of model files, least recently used out
+    first. `clear_sessions` empties it.
+    """
+    asked = eps.providers_for(plan, _onnxruntime().get_available_providers())
+    key = _key(ref, plan, asked)
+    with _cache.lock:  # also while loading: two threads that want one model must not load it twice
+        held = _cache.sessions.get(key)
+        if held is not None:
+            _cache.sessions.move_to_end(key)
+            return held
+        started = time.perf_counter()
+        session = _within(plan.load_timeout_s, partial(_load, ref, plan, folder, asked), ref)
+        logger.info(
+            "session of %s version %s sha256 %.12s on %s, %d thread(s), loaded in %.2f s",
+            ref.uri,
+            ref.version,
+            ref.sha256,
+            session.provider,
+            plan.threads,
+            time.perf_counter() - started,
+        )
+        _cache.keep(key, session, _limit_bytes())
+        return session
+
+
+def clear_sessions() -> None:
+    """Forget every cached session of this process; those still in use live until their users let go."""
+    with _cache.lock:
+        _cache.sessions.clear()
+
+
+def read_signature(folder: Path, main: str) -> Signature:
+    """Read what the graph asks for and gives, on the CPU, without keeping a session.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's local folder.
+    main : str
+        Path of the ONNX file in it.
+
+    Raises
+    ------
+    ModelError
+        As `open_session`.
+    """
+    options = _options(threads=1)
+    options.graph_optimization_level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _signature(_inference_session(folder / main, options, ((eps.CPU, ()),), main))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a call's result depends on: python, numpy, onnxruntime."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {"python": python, "numpy": np.__version__, "onnxruntime": _onnxruntime().__version__}
+
+
+@functools.cache
+def _onnxruntime() -> Any:
+    """The module, once the installed wheels are known to be one; they do not change under a running process."""
+    try:
+        import onnxruntime
+    except ImportError as cause:
+        raise error(
+            "SPS-ENV-PACKAGE",
+            f"Expected the package onnxruntime in this Python. Got: {cause}.",
+            "pip install onnxruntime (or onnxruntime-gpu) there.",
+        ) from cause
+    eps.only_distribution(eps.installed_distributions())
+    return onnxruntime
+
+
+def _key(ref: ModelRef, plan: SessionPlan, asked: eps.Providers) -> str:
+    # `device` and `main` stand beside the list: auto and cuda may ask for the same and end differently.
+    parts = [ref.sha256, ref.main, plan.device, asked, plan.precision, plan.threads, _onnxruntime().__version__]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _limit_bytes() -> int:
+    text = os.environ.get(CACHE_BYTES_ENV, str(CACHE_BYTES))
+    if not text.isdigit():
+        raise error("SPS-SPEC-VALUE", f"{CACHE_BYTES_ENV} expects bytes as a whole number. Got {text!r}.", "Mend it.")
+    return int(text)
+
+
+def _within(timeout_s: float, load: Callable[[threading.Event], Session], ref: ModelRef) -> Session:
+    """Load on a thread of its own, so that a load which hangs does not hang the caller."""
+    future: Future[Session] = Future()
+    gone = threading.Event()
+    threading.Thread(target=_into, args=(future, load, gone), name="sparkscore-load", daemon=True).start()
+    try:
+        return future.result(timeout_s)
+    except FutureTimeout as cause:
+        gone.set()
+        raise error(
+            "SPS-CLUSTER-TIMEOUT",
+            f"Expected {ref.uri} to load within {timeout_s:g} s. Got no session.",
+            "Raise on_error.load_timeout_s, or look for a hanging disk or GPU on this host.",
+        ) from cause
+
+
+def _into(future: Future[Session], load: Callable[[threading.Event], Session], gone: threading.Event) -> None:
+    try:
+        future.set_result(load(gone))
+    except BaseException as cause:  # boundary: raised again in the thread that waits
+        future.set_exception(cause)
+
+
+def _load(ref: ModelRef, plan: SessionPlan, folder: Path, asked: eps.Providers, gone: threading.Event) -> Session:
+    size_bytes = sum(f.size_bytes for f in ref.files if not f.path.startswith("encoders/"))
+    make = partial(_inference_session, folder / ref.main, _options(plan.threads), asked, ref.uri)
+    try:
+        session = _proven(Session(make, size_bytes=size_bytes), plan.device, asked)
+    except SparkscoreError as cause:
+        if cause.code != "SPS-ENV-PROVIDER" or plan.device != "auto":
+            raise
+        logger.warning("fallback: %s runs on the CPU: %s", ref.uri, cause.message)
+        make = partial(_inference_session, folder / ref.main, _options(plan.threads), ((eps.CPU, ()),), ref.uri)
+        session = Session(make, fell_back=cause.message, size_bytes=size_bytes)
+    if not gone.is_set():
+        # TensorRT builds its engines, for minutes, at the first call.
+        patient = session.provider == eps.TENSORRT
+        session.warm(plan.load_timeout_s if patient else min(plan.load_timeout_s, _WARM_UP_TIMEOUT_S))
+    return session
+
+
+def _proven(session: Session, device: str, asked: eps.Providers) -> Session:
+    """Compare the provider that is active with the one asked for: ONNX Runtime drops what it cannot start."""
+    if session.provider != asked[0][0]:
+        raise eps.provider_missing(device, asked[0][0], session.provider)
+    return session
+
+
+def _options(threads: int) -> Any:
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    # Spinning keeps cores busy after each run and gains no throughput (performance.md §5).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _inference_session(main: Path, options: Any, asked: eps.Providers, name: str) -> Any:
+    """Load from bytes where the model is one file: then ONNX Runtime opens no other file, whatever the graph says."""
+    ort = _onnxruntime()
+    if any(provider == eps.CUDA for provider, _ in asked) and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds CUDA and cuDNN in NVIDIA's wheels
+    try:
+        source: str | bytes = str(main) if external_data(main) else main.read_bytes()
+        session = ort.InferenceSession(
+            source,
+            sess_options=options,
+            providers=[provider for provider, _ in asked],
+            provider_options=[dict(settings) for _, settings in asked],
+            enable_fallback=0,
+        )
+    except SparkscoreError:
+        raise
+    except Exception as cause:  # boundary: ONNX Runtime's load errors have no common class
+        raise _load_error(cause, name, asked[0][0]) from cause
+    session.disable_fallback()
+    return session
+
+
+def _load_error(cause: Exception, name: str, provider: str) -> SparkscoreError:
+    text = str(cause).strip().rstrip(".")
+    lower = text.lower()
+    if isinstance(cause, FileNotFoundError) or type(cause).__name__ == "NoSuchFile":
+        return error("SPS-MODEL-MISSING", f"Expected the ONNX file of {name}. Got: {text}.", "Check model.uri.")
+    if "external" in lower:
+        return error(
+            "SPS-MODEL-EXTERNAL",
+            f"Expected the external data of {name} beside it, whole. Got: {text}.",
+            "Publish the model again with all of its files, in one folder.",
+        )
+    if "type error" in lower or type(cause).__name__ == "NotImplemented":
+        return error(
+            "SPS-MODEL-TYPE",
+            f"Expected types that {provider} can run in {name}. Got: {text}.",
+            "Export the model with other types, or another opset.",
+        )
+    if "cuda" in lower or "tensorrt" in lower or "provider" in lower:
+        return error(
+            "SPS-ENV-PROVIDER",
+            f"Expected {provider} to start for {name}. Got: {text}.",
+            "Mend the driver, the CUDA libraries or model.providers, or set model.device: cpu.",
+        )
+    if isinstance(cause, MemoryError) or "bad_alloc" in lower or "failed to allocate" in lower:
+        return error(
+            "SPS-CLUSTER-WORKER",
+            f"Expected memory enough to load {name}. Got: {text}.",
+            "Give the executors more memory, or run fewer tasks on each.",
+        )
+    return error(
+        "SPS-MODEL-FORMAT",
+        f"Expected {name} to be a model that ONNX Runtime {_onnxruntime().__version__} loads. Got: {text}.",
+        "Export it again; check the opset, and that the file is whole.",
+    )
+
+
+def _signature(inner: Any) -> Signature:
+    return Signature(_infos(inner.get_inputs()), _infos(inner.get_outputs()))
+
+
+def _infos(nodes: Sequence[Any]) -> tuple[TensorInfo, ...]:
+    return tuple(TensorInfo(n.name, _DTYPES.get(n.type, n.type), tuple(map(_dimension, n.shape or ()))) for n in nodes)
+
+
+def _dimension(size: object) -> int | None:
+    return size if isinstance(size, int) and size >= 0 else None
+
+
+def _zeros(inputs: Sequence[TensorInfo]) -> dict[str, Array] | None:
+    """Zeros of the graph's shapes, with 1 for free dimensions; '' for strings."""
+    if any(info.dtype not in _DTYPES.values() for info in inputs):
+        return None
+    try:
+        return {i.name: _zero(i.dtype, tuple(1 if d is None else d for d in i.shape)) for i in inputs}
+    except (MemoryError, ValueError):  # a graph may declare any size
+        return None
+
+
+def _zero(dtype: str, shape: tuple[int, ...]) -> Array:
+    return np.full(shape, "", dtype=object) if dtype == "str" else np.zeros(shape, dtype=dtype)

@@ -1,0 +1,120 @@
+"""One thread a process that ends model calls which run too long, at no measurable cost for those that do not."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["STUCK_EXIT_CODE", "CallTimeout", "Watch", "Watchdog", "watchdog"]
+
+STUCK_EXIT_CODE = 70
+_TICK_S = 0.1
+_IDLE_AFTER_S = 1.0
+
+
+class CallTimeout(TimeoutError):  # noqa: N818 - the name says what happened to the call
+    """A model call that was ended because its time was over; the session stays usable."""
+
+
+@dataclass(eq=False)
+class Watch:
+    """One model call: when to set its terminate flag, and when to end the process if that did not help."""
+
+    options: Any
+    deadline: float
+    exit_at: float | None
+    fired: bool = False
+
+
+class Watchdog:
+    """Ticks ten times a second while calls are watched and sleeps otherwise, so a call pays for two dict entries."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watches: set[Watch] = set()
+        self._wake = threading.Event()
+        threading.Thread(target=self._run, name="sparkscore-watchdog", daemon=True).start()
+
+    def start(self, options: Any, timeout_s: float, exit_after_s: float | None = None) -> Watch:
+        """Watch a call from now on.
+
+        Parameters
+        ----------
+        options : onnxruntime.RunOptions
+            Its ``terminate`` is set at `timeout_s`; ONNX Runtime reads it between two nodes.
+        timeout_s : float
+            Seconds that the call may take.
+        exit_after_s : float, optional
+            Seconds after which, counted from there, the process ends with code 70 if the call still runs.
+        """
+        deadline = time.monotonic() + timeout_s
+        watch = Watch(options, deadline, None if exit_after_s is None else deadline + exit_after_s)
+        with self._lock:
+            self._watches.add(watch)
+        if not self._wake.is_set():
+            self._wake.set()
+        return watch
+
+    def stop(self, watch: Watch) -> None:
+        """Forget a call that has returned."""
+        with self._lock:
+            self._watches.discard(watch)
+
+    def _run(self) -> None:
+        last_seen = 0.0
+        while True:
+            self._wake.wait()
+            now = time.monotonic()
+            with self._lock:
+                watches = list(self._watches)
+            last_seen = now if watches else last_seen
+            if now - last_seen > _IDLE_AFTER_S:
+                self._sleep_until_next()
+                continue
+            time.sleep(min([_TICK_S, *(self._look(watch, now) for watch in watches)]))
+
+    def _sleep_until_next(self) -> None:
+        self._wake.clear()
+        with self._lock:
+            if self._watches:  # came between the look and the clear
+                self._wake.set()
+
+    @staticmethod
+    def _look(watch: Watch, now: float) -> float:
+        """End the call if its time is over; give the seconds until it must be looked at again."""
+        if now >= watch.deadline and not watch.fired:
+            watch.fired = True
+            watch.options.terminate = True
+        if watch.fired and watch.exit_at is not None and now >= watch.exit_at:
+            sys.stderr.write(
+                f"[SPS-ROW-TIMEOUT] a model call did not return after its terminate flag was set: "
+                f"process {os.getpid()} ends with code {STUCK_EXIT_CODE}, so that the task is tried again\n"
+            )
+            sys.stderr.flush()
+            os._exit(STUCK_EXIT_CODE)
+        return _TICK_S if watch.fired else max(watch.deadline - now, 0.001)
+
+
+_current: Watchdog | None = None
+_making = threading.Lock()
+
+
+def watchdog() -> Watchdog:
+    """Give this process's watchdog, made at its first call: Spark's daemon forks, and threads do not survive that."""
+    global _current
+    if _current is None:
+        with _making:
+            _current = _current or Watchdog()
+    return _current
+
+
+def _forget_after_fork() -> None:
+    global _current, _making
+    _current, _making = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,70 @@
+"""What a scorer did, in numbers: the receipt of a task is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["MAX_SAMPLES", "Counts", "Sample"]
+
+MAX_SAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One bad row, without anything of its content."""
+
+    pointer: str | None
+    code: str
+    error_class: str
+
+
+@dataclass
+class Counts:
+    """Counters of one scorer; rows unless the name says otherwise.
+
+    Attributes
+    ----------
+    rows_in, rows_ok, rows_bad : int
+        rows_in = rows_ok + rows_bad + sum of rows_filtered, once the input is exhausted.
+    rows_filtered : dict of int
+        Index of the prepare step -> rows that it dropped.
+    rows_truncated : int
+        Rows whose text was cut to max_tokens.
+    rows_scored : int
+        Rows that reached the model, each once.
+    rows_called : int
+        Rows summed over all calls; padding is not counted, repetitions by bisection are.
+    model_calls, bisect_calls : int
+        All calls on rows of the input, and those of them that a failed call caused.
+    proof_calls : int
+        Calls of the batch-dependence test, in none of the other counters.
+    batch_mix, oom_splits : int
+        Batches that fail only together; calls halved for want of memory.
+    copied_bytes : int
+        Bytes copied between Arrow and the tensors.
+    model_ms : float
+        Milliseconds in model calls.
+    error_samples : list of Sample
+        The first bad rows, at most 20.
+    """
+
+    rows_in: int = 0
+    rows_ok: int = 0
+    rows_bad: int = 0
+    rows_filtered: dict[int, int] = field(default_factory=dict)
+    rows_truncated: int = 0
+    rows_scored: int = 0
+    rows_called: int = 0
+    model_calls: int = 0
+    bisect_calls: int = 0
+    proof_calls: int = 0
+    batch_mix: int = 0
+    oom_splits: int = 0
+    copied_bytes: int = 0
+    model_ms: float = 0.0
+    error_samples: list[Sample] = field(default_factory=list)
+
+    def sample(self, pointer: str | None, code: str, error_class: str) -> None:
+        """Remember a bad row, while there is room."""
+        if len(self.error_samples) < MAX_SAMPLES:
+            self.error_samples.append(Sample(pointer, code, error_class))

@@ -1,0 +1,107 @@
+"""The helper columns of an adapter: rows dropped by `prepare`, malformed lines, and the address of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sparkscore.runtime.faults import Faults
+from sparkscore.scoring.counts import Counts
+from sparkscore.spec.scoring import BLOCK_COL, CORRUPT_COL, DROPPED_COL, FILE_COL, ROW_COL
+
+__all__ = ["Intake", "mark_corrupt", "pointers"]
+
+ORDINAL_COL = "_ss_ordinal"  # int64: position of the row within its (file, block), made here
+
+
+class Intake:
+    """Counts rows in, drops and counts those that a `where` dropped, and numbers rows that have only a block.
+
+    The ordinal counts every row of a block, malformed and dropped ones too, so it is stable: a block is read by one
+    task in file order.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._seen: dict[tuple[str, int], int] = {}  # rows read so far by (file, block); a task has few
+
+    def read(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Give the batches without their dropped rows; empty ones vanish."""
+        for batch in batches:
+            self._counts.rows_in += batch.num_rows
+            kept = self._without_dropped(self._numbered(batch))
+            if kept.num_rows:
+                yield kept
+
+    def _numbered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        names = set(batch.schema.names)
+        if not {FILE_COL, BLOCK_COL} <= names or not batch.num_rows:
+            return batch
+        if ROW_COL in names and batch.column(ROW_COL).null_count == 0:
+            return batch
+        files, blocks = batch.column(FILE_COL), batch.column(BLOCK_COL)
+        ordinals = np.arange(batch.num_rows, dtype=np.int64)
+        starts = _run_starts(files, blocks)
+        for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+            key = (files[start].as_py(), blocks[start].as_py())
+            ordinals[start:stop] += self._seen.get(key, 0) - start
+            self._seen[key] = self._seen.get(key, 0) + stop - start
+        return batch.append_column(pa.field(ORDINAL_COL, pa.int64()), pa.array(ordinals))
+
+    def _without_dropped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if DROPPED_COL not in batch.schema.names:
+            return batch
+        steps = batch.column(DROPPED_COL)
+        if steps.null_count == len(steps):
+            return batch
+        filtered = self._counts.rows_filtered
+        for entry in pc.value_counts(steps.drop_null()).to_pylist():
+            filtered[entry["values"]] = filtered.get(entry["values"], 0) + entry["counts"]
+        return batch.filter(steps.is_null())
+
+
+def _run_starts(files: pa.Array, blocks: pa.Array) -> list[int]:
+    """Where the rows of another (file, block) begin; 0 is always one."""
+    changed = pc.or_(_differs(files), _differs(blocks))
+    return [0, *(np.flatnonzero(changed.to_numpy(zero_copy_only=False)) + 1).tolist()]
+
+
+def _differs(column: pa.Array) -> pa.Array:
+    after, before = column.slice(1), column.slice(0, len(column) - 1)
+    both = pc.fill_null(pc.not_equal(after, before), False)
+    return pc.or_(both, pc.xor(after.is_null(), before.is_null()))
+
+
+def mark_corrupt(batch: pa.RecordBatch, faults: Faults) -> None:
+    """Mark malformed CSV and JSON lines, before anything looks at their cells: those are null."""
+    if CORRUPT_COL in batch.schema.names:
+        lines = batch.column(CORRUPT_COL)
+        if lines.null_count != len(lines):
+            corrupt: NDArray[np.bool_] = lines.is_valid().to_numpy(zero_copy_only=False)
+            faults.add(corrupt, "SPS-ROW-DECODE", "The line is malformed for the source's schema.", stage="read")
+
+
+def pointers(batch: pa.RecordBatch) -> pa.StringArray:
+    """Give the address of each row: ``uri#row_index``, ``uri#block+ordinal``, or null where the source has none.
+
+    Parameters
+    ----------
+    batch : RecordBatch
+        From `Intake.read`, n rows or some of them.
+
+    Returns
+    -------
+    StringArray
+        Of length n.
+    """
+    nothing = pa.nulls(batch.num_rows, pa.string())
+    file, index, block, ordinal = (
+        batch.column(name).cast(pa.string()) if name in batch.schema.names else nothing
+        for name in (FILE_COL, ROW_COL, BLOCK_COL, ORDINAL_COL)
+    )
+    by_block = pc.binary_join_element_wise(block, ordinal, "+")
+    return pc.binary_join_element_wise(file, pc.coalesce(index, by_block), "#")

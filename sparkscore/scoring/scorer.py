@@ -1,0 +1,247 @@
+"""An iterator of Arrow record batches in, an iterator of scored record batches out: the one idea of sparkscore."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparkscore.errors import error
+from sparkscore.runtime.cache import local_folder
+from sparkscore.runtime.encoders import Encoder, Group
+from sparkscore.runtime.faults import Faults
+from sparkscore.runtime.outputs import output_type
+from sparkscore.runtime.providers import CPU
+from sparkscore.runtime.session import Session, open_session
+from sparkscore.scoring.assembly import Assembly, Scored
+from sparkscore.scoring.batching import SLACK, auto_rows, rebatch
+from sparkscore.scoring.calls import ModelCall
+from sparkscore.scoring.counts import Counts
+from sparkscore.scoring.intake import Intake, mark_corrupt, pointers
+from sparkscore.scoring.isolation import Isolation
+from sparkscore.scoring.proof import distinct_rows, prove_independence
+from sparkscore.scoring.verdicts import ERR_TYPE, Verdict, err_column, verdicts
+from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ScoringPlan
+
+__all__ = ["Counts", "Scorer", "open_scorer", "result_schema"]
+
+Array = NDArray[Any]
+
+
+class Scorer:
+    """Scores batches by a plan; one for each task.
+
+    Parameters
+    ----------
+    plan : ScoringPlan
+        What feeds what, and what happens to bad rows.
+    folder : Path
+        Local folder of the verified model, with its encoders' files.
+    session : Session
+        The loaded model.
+    in_worker : bool
+        Whether this process is a worker that may be ended (exit code 70) when a model call cannot be.
+
+    Attributes
+    ----------
+    counts : Counts
+        Advanced as batches come out; complete when `score` is exhausted.
+    session : Session
+        As given.
+
+    Notes
+    -----
+    ``on_error.max_consecutive_bad_batches`` counts batches of *this* scorer in which every row is bad, whatever the
+    stage: malformed, failed by a pre-check, or raising in the model. More than that many in a row end the task with
+    ``SPS-BUDGET``; None never does. A batch is what the scorer takes at once (thousands of rows, fewer only where rows
+    are large), not one model call, so that a ``batch_size`` of 1 does not make three bad rows a breach. A model that
+    raises on every row *and* on an input known to be good is a `ModelError` at once, whatever this number; one that
+    still scores the known-good input has bad rows, and they are quarantined.
+    """
+
+    def __init__(self, plan: ScoringPlan, folder: Path, session: Session, *, in_worker: bool = False) -> None:
+        self.plan = plan
+        self.session = session
+        self.counts = Counts()
+        self._intake = Intake(self.counts)
+        self._encoder = Encoder(plan, folder)
+        self._assembly = Assembly(plan, folder)
+        self._call_rows = plan.fixed_batch or plan.batch_size
+        self._bad_streak = 0
+        self._unproven = plan.prove_batch and self._call_rows != 1
+        self._call = ModelCall(plan, session, self._assembly.names, in_worker=in_worker)
+        self._isolation = Isolation(
+            self._call,
+            known_good=self._call.known_good,
+            seconds_per_row=session.warm_up_s,
+            batch_timeout_s=plan.on_error.batch_timeout_s,
+            sizes=session.sizes,
+            counts=self.counts,
+            renew=None if session.provider == CPU else session.renew,
+        )
+
+    def score(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Score batches.
+
+        Parameters
+        ----------
+        batches : iterable of RecordBatch
+            Of one schema: the columns that the plan reads and keeps, and any of the adapter's helper columns.
+
+        Yields
+        ------
+        RecordBatch
+            Every input row once and in order, except those that a prepare step dropped: the kept columns, the
+            outputs (null for a bad row) and `err` (null for a good one), as `result_schema` says. Batches are cut and
+            merged, so their number differs from the input's.
+
+        Raises
+        ------
+        ModelError
+            ``SPS-MODEL-RUN``, ``SPS-MODEL-OUTPUT``, ``SPS-MODEL-BATCH``: no row is to blame.
+        RecordError
+            ``SPS-BUDGET``: more bad rows, or more batches of only bad rows in a row, than `on_error` allows. Under
+            ``policy: fail``: the code of the first bad row.
+        ClusterError
+            ``SPS-CLUSTER-WORKER``: the GPU context is lost.
+        """
+        read = self._intake.read(batches)
+        first = next(read, None)
+        if first is None:
+            return
+        auto = auto_rows(self.plan, first)
+        rows = auto if self._call_rows is None else self._call_rows * max(1, auto // self._call_rows)
+        for batch in rebatch(chain([first], read), rows, SLACK if self._call_rows is None else 1.0):
+            yield self._scored(batch)
+
+    def _scored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        faults = Faults(batch.num_rows)
+        mark_corrupt(batch, faults)
+        scored = Scored(batch.num_rows)
+        for group in self._encoder.encode(batch, faults):
+            self._score_group(group, scored, faults)
+        columns = self._assembly.columns(scored, faults)
+        found = self._verdicts(batch, faults, scored) if faults.any else {}
+        self._count(batch.num_rows, found)
+        arrays = [*(batch.column(name) for name in self.plan.keep), *columns]
+        if self.plan.pointers == "all":
+            arrays.append(pointers(batch))
+        return pa.RecordBatch.from_arrays([*arrays, err_column(found, batch.num_rows)], names=_names(self.plan))
+
+    def _score_group(self, group: Group, scored: Scored, faults: Faults) -> None:
+        """Score the good rows of one shape, in parts of the size of a model call."""
+        n = len(group.rows)
+        step = self._call_rows or max(n, 1)
+        for start in range(0, n, step):
+            rows = group.rows[start : start + step]
+            feeds = {name: array[start : start + step] for name, array in group.feeds.items()}
+            outcome = self._isolation.score(feeds, len(rows))
+            for positions, outputs in outcome.pieces:
+                scored.add(rows[positions], outputs, {name: feeds[name][positions] for name in self._assembly.needs})
+            for position, fault in outcome.faults.items():
+                faults.put(rows[position : position + 1], fault)
+            scored.called(rows, outcome.tries)
+            if self._unproven:
+                self._prove(feeds, [int(row) for positions, _ in outcome.pieces for row in positions])
+
+    def _prove(self, feeds: Mapping[str, Array], scored_rows: list[int]) -> None:
+        """Run the batch-dependence test on the first rows that differ; until some do, it waits."""
+        rows = distinct_rows(feeds, scored_rows)
+        if len(rows) < 2:
+            return
+        timeout_s = self.plan.on_error.batch_timeout_s
+        self.counts.proof_calls += prove_independence(self._call, feeds, rows, self._assembly.names, timeout_s)
+        self._unproven = False
+
+    def _verdicts(self, batch: pa.RecordBatch, faults: Faults, scored: Scored) -> dict[int, Verdict]:
+        bad = {row: faults.get(row) for row in np.flatnonzero(faults.bad).tolist()}
+        names = (*self.plan.columns, *self.plan.keys)
+        return verdicts(batch, bad, names, self.plan.payload, (scored.batch_rows, scored.tries))
+
+    def _count(self, n: int, found: dict[int, Verdict]) -> None:
+        counts, limits = self.counts, self.plan.on_error
+        counts.rows_ok += n - len(found)
+        counts.rows_bad += len(found)
+        counts.rows_truncated = self._encoder.rows_truncated
+        counts.copied_bytes = self._encoder.copied_bytes
+        for verdict in found.values():
+            counts.sample(verdict["source_pointer"], verdict["error_code"], verdict["error_class"])
+        self._bad_streak = self._bad_streak + 1 if len(found) == n else 0
+        if found and limits.policy == "fail":
+            raise _first_bad(next(iter(found.values())))
+        if limits.max_bad_rows is not None and counts.rows_bad > limits.max_bad_rows:
+            raise self._broken(f"at most {limits.max_bad_rows} bad rows", str(counts.rows_bad))
+        most = limits.max_consecutive_bad_batches
+        if most is not None and self._bad_streak > most:
+            raise self._broken(f"at most {most} batches in a row without a good row", str(self._bad_streak))
+
+    def _broken(self, expected: str, got: str) -> Exception:
+        samples = (f"{s.code} at {s.pointer}" if s.pointer else s.code for s in self.counts.error_samples)
+        return error(
+            "SPS-BUDGET",
+            f"Expected {expected}. Got {got}, in this task alone, such as: {'; '.join(samples)}.",
+            "Mend the data, or raise on_error.max_fraction, max_rows or max_consecutive_bad_batches.",
+        )
+
+
+def open_scorer(plan: ScoringPlan, source: str | None = None, *, in_worker: bool = False) -> Scorer:
+    """Fetch and verify the model, load it or take this process's session, and make a scorer.
+
+    Parameters
+    ----------
+    plan : ScoringPlan
+        The frozen plan.
+    source : str, optional
+        Where to fetch the model from, when not from ``plan.model.location``.
+    in_worker : bool
+        As in `Scorer`.
+
+    Raises
+    ------
+    ModelError, ClusterError
+        As `sparkscore.runtime.cache.local_folder` and `sparkscore.runtime.session.open_session`.
+    """
+    folder = local_folder(plan.model, source)
+    return Scorer(plan, folder, open_session(plan.model, plan.session, folder), in_worker=in_worker)
+
+
+def result_schema(plan: ScoringPlan, schema: pa.Schema) -> pa.Schema:
+    """Give the schema of a scorer's result.
+
+    Parameters
+    ----------
+    plan : ScoringPlan
+        The frozen plan.
+    schema : pyarrow.Schema
+        Of the batches that will be scored.
+
+    Returns
+    -------
+    pyarrow.Schema
+        Kept columns, outputs, the row's address under ``pointers="all"``, `err`.
+    """
+    kept = [schema.field(name) for name in plan.keep]
+    types = [output_type(output) for output in plan.outputs]
+    types += [pa.string()] if plan.pointers == "all" else []
+    added = [pa.field(n, t) for n, t in zip(_names(plan)[len(kept) :], [*types, ERR_TYPE], strict=True)]
+    return pa.schema([*kept, *added])
+
+
+def _names(plan: ScoringPlan) -> list[str]:
+    address = [POINTER_COL] if plan.pointers == "all" else []
+    return [*plan.keep, *(output.column for output in plan.outputs), *address, ERR_COL]
+
+
+def _first_bad(verdict: Verdict) -> Exception:
+    return error(
+        verdict["error_code"],
+        f"Expected every row to be good under on_error.policy: fail. Got: {verdict['error_message']}",
+        "Mend the row, or set on_error.policy: quarantine.",
+        row=verdict["source_pointer"],
+        stage=verdict["stage"],
+    )
