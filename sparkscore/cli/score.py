@@ -123,7 +123,7 @@ def _tell(order: Order, summary: Summary, failure: str | None = None) -> None:
     if failure is not None:
         say(failure)
     text = "" if failure is not None else str(summary)
-    emit(summary.to_json(), text + _next(summary), order.as_json)
+    emit(summary.to_json(), (text + _next(summary)).strip("\n"), order.as_json)
 
 
 def _next(summary: Summary) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sparkscore.cli.printing import say
+from sparkscore.demo import conf
 from sparkscore.run.stop import StopSignal, signals_as_exceptions
 
 if TYPE_CHECKING:
@@ -28,10 +29,9 @@ def command_session(master: str | None = None) -> Iterator[SparkSession]:
 
     from sparkscore.spark.sessions import elsewhere, local_session
 
-    _quiet_py4j()
     with signals_as_exceptions():
         found = SparkSession.getActiveSession()
-        spark = found or local_session(master)
+        spark = found or local_session(master, _quiet())
         try:
             with signals_as_exceptions():
                 yield spark
@@ -51,14 +51,18 @@ def answering_session(master: str | None = None) -> Iterator[SparkSession]:
         raise typer.Exit(128 + stop.signum) from stop
 
 
-def _quiet_py4j() -> None:
-    """Keep py4j from printing the traceback of an interrupted or broken call: the command says what happened.
+def _quiet() -> dict[str, str]:
+    """Keep Spark, pyspark and py4j from printing tracebacks: the command says what happened. ``--debug`` shows them.
 
-    It logs the one through the root logger and the other through its own; ``--debug`` shows both.
+    py4j logs a broken call through its own logger, and an interrupted one through the root.
     """
-    if not logging.getLogger("sparkscore").isEnabledFor(logging.DEBUG):
-        logging.getLogger("py4j").setLevel(logging.CRITICAL + 1)
-        logging.getLogger().addFilter(_not_an_interrupt)
+    if logging.getLogger("sparkscore").isEnabledFor(logging.DEBUG):
+        return {}
+    for name in ("py4j", "SQLQueryContextLogger"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    logging.getLogger().addFilter(_not_an_interrupt)
+    file = (conf() / "log4j2.properties").resolve().as_uri()
+    return {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={file}", "spark.log.level": ""}
 
 
 def _not_an_interrupt(record: logging.LogRecord) -> bool:

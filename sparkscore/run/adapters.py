@@ -174,14 +174,11 @@ def score_udf(
     callable
         Columns in; a struct of the outputs and `err` out.
     """
-    from pyspark.sql.types import StructType
-
     from sparkscore.spark.carriers import ColumnTask
-    from sparkscore.spark.schemas import arrow_schema, spark_schema
+    from sparkscore.spark.schemas import arrow_schema, spark_schema, struct_of
     from sparkscore.spark.udfs import column_function
 
-    struct = schema if isinstance(schema, StructType) else StructType.fromDDL(schema)
-    given = arrow_schema(struct)
+    given = arrow_schema(struct_of(schema) if isinstance(schema, str) else schema)
     _, plan = _bound(model, inputs, outputs, given, {"keep": [], **options})
     result = spark_schema(result_schema(plan, given))
     return column_function(ColumnTask(plan, given), result, form)

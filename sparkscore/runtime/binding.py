@@ -19,7 +19,7 @@ from sparkscore.runtime.models import PinnedModel
 from sparkscore.runtime.session import Signature, TensorInfo
 from sparkscore.runtime.steps import STEPS, Value, parse_index
 from sparkscore.spec.fields import near
-from sparkscore.spec.pipeline import Entry, OutputEntry, Pipeline, TextEntry
+from sparkscore.spec.pipeline import Entry, OutputEntry, Pipeline
 from sparkscore.spec.scoring import (
     ERR_COL,
     HELPER_COLS,
@@ -95,7 +95,6 @@ def bind(pipeline: Pipeline, model: PinnedModel, signature: Signature, schema: p
         on_error=_on_error(pipeline),
         batch_size=pipeline.model.batch_size,
         fixed_batch=fixed_batch,
-        batch_axis=batch_axis,
         payload=pipeline.quarantine.payload,
     )
     narrowing = tuple(dict.fromkeys(message for one in bound for message in one.narrowing))
@@ -127,9 +126,6 @@ def _entries(pipeline: Pipeline, signature: Signature) -> dict[str, tuple[Entry,
             raise error("SPS-SPEC-INPUT", message, near(name, known) + "Rename or remove the entry.", input=name)
     star = pipeline.inputs.get(_STAR)
     if star is not None:
-        if len(star) > 1 or not isinstance(star[0], TextEntry) or star[0].field is not None:
-            message = "Expected one text entry without `field` under '*', which stands for the inputs of a text model."
-            raise error("SPS-SPEC-INPUT", message, 'Write "*": {text: …, tokenizer: …}.', input=_STAR)
         spread = [name for name in _STAR_INPUTS if name in known]
         if not spread:
             message = f"Expected one of {', '.join(_STAR_INPUTS)} among the model's inputs for '*', got none. {listed}"

@@ -248,7 +248,7 @@ class _Binder:
         if not isinstance(value, int | float):
             return False
         if self.dtype.startswith("float"):
-            return bool(np.isfinite(np.array(value).astype(self.dtype)))
+            return bool(abs(value) <= float(np.finfo(self.dtype).max))
         return float(value).is_integer() and np.iinfo(self.dtype).min <= value <= np.iinfo(self.dtype).max
 
     def _only_scalars(self, entries: tuple[Entry, ...]) -> None:

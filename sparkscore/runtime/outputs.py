@@ -104,7 +104,9 @@ class OutputColumn:
         if value.ndim - 1 != self.plan.rank or value_type(value.dtype) != self.plan.dtype:
             raise self._misshapen(array, f"after its steps {value_type(value.dtype)} with {value.ndim} axes")
         if (value.nbytes if self.plan.encode == "binary" else value.size) > _MOST:
-            message = f"Expected at most {_MOST} values or bytes a batch in column {self.plan.column!r}, got {value.shape}."
+            message = (
+                f"Expected at most {_MOST} values or bytes a batch in column {self.plan.column!r}, got {value.shape}."
+            )
             raise error("SPS-MODEL-OUTPUT", message, "Set a smaller model.batch_size.")
         bad = _either(self._broken(value), _outside(value, self.plan.range))
         if value.dtype == object:

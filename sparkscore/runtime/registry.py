@@ -56,7 +56,7 @@ def onnx_file_of(root: str, uri: str) -> tuple[str, str]:
 
     text = files.read_bytes(f"{root}/MLmodel")
     try:
-        document = yaml.safe_load(text) if len(text) <= _MAX_MLMODEL_BYTES else None
+        document: Any = yaml.safe_load(text) if len(text) <= _MAX_MLMODEL_BYTES else None
         data = document["flavors"]["onnx"]["data"]
     except (yaml.YAMLError, KeyError, TypeError):
         data = None

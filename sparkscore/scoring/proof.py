@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 from sparkscore.scoring.isolation import Call
 
-__all__ = ["agree", "distinct_rows", "prove_independence"]
+__all__ = ["agree", "distinct_rows", "mixes_rows", "prove_independence"]
 
 MAX_ROWS = 8
 _LOOK_AT_ROWS = 1024
@@ -72,13 +72,17 @@ def prove_independence(
         alone = call({name: array[row : row + 1] for name, array in feeds.items()}, timeout_s)
         for name, together, single in zip(names, among, alone, strict=True):
             if not agree(together[position], single[0]):
-                raise error(
-                    "SPS-MODEL-BATCH",
-                    f"Expected a row's output '{name}' to be the same among {len(rows)} rows as alone. Got another "
-                    f"value{_distance(together[position], single[0])}: the graph mixes the rows of a batch.",
-                    "Export the model in inference mode (no batch statistics), or set model.batch_size: 1.",
-                )
+                raise mixes_rows(f"another value of output '{name}'{_distance(together[position], single[0])}")
     return 1 + len(rows)
+
+
+def mixes_rows(got: str) -> SparkscoreError:
+    """Build the error for a graph that mixes the rows of a batch."""
+    return error(
+        "SPS-MODEL-BATCH",
+        f"Expected a row to score the same among other rows as alone. Got {got}: the graph mixes the rows of a batch.",
+        "Export the model in inference mode (no batch statistics), or set model.batch_size: 1.",
+    )
 
 
 def agree(together: Array, alone: Array) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.cache import local_folder
 from sparkscore.runtime.encoders import Encoder, Group
 from sparkscore.runtime.faults import Faults
@@ -22,9 +22,10 @@ from sparkscore.scoring.assembly import Assembly, Scored
 from sparkscore.scoring.batching import SLACK, auto_rows, rebatch
 from sparkscore.scoring.calls import ModelCall
 from sparkscore.scoring.counts import Counts
+from sparkscore.scoring.failures import Kind, classified
 from sparkscore.scoring.intake import Intake, mark_corrupt, pointers
 from sparkscore.scoring.isolation import Isolation
-from sparkscore.scoring.proof import distinct_rows, prove_independence
+from sparkscore.scoring.proof import distinct_rows, mixes_rows, prove_independence
 from sparkscore.scoring.verdicts import ERR_TYPE, Verdict, err_column, verdicts
 from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ScoringPlan
 
@@ -155,7 +156,15 @@ class Scorer:
         if len(rows) < 2:
             return
         timeout_s = self.plan.on_error.batch_timeout_s
-        self.counts.proof_calls += prove_independence(self._call, feeds, rows, self._assembly.names, timeout_s)
+        try:
+            self.counts.proof_calls += prove_independence(self._call, feeds, rows, self._assembly.names, timeout_s)
+        except SparkscoreError:
+            raise
+        except Exception as cause:  # boundary: rows that the model has scored, now in other company
+            failure = classified(cause, feeds)
+            if failure.kind in (Kind.TIMEOUT, Kind.RESOURCE):
+                return  # says nothing about the rows; the next ones are tried
+            raise mixes_rows(f"{failure.error_type}: {failure.message}") from cause
         self._unproven = False
 
     def _verdicts(self, batch: pa.RecordBatch, faults: Faults, scored: Scored) -> dict[int, Verdict]:

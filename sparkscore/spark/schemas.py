@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
+from sparkscore.errors import error
 from sparkscore.spec.columns import Field, resolve
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import StructType
 
-__all__ = ["arrow_schema", "column", "fields", "flat_schema", "project", "spark_schema"]
+__all__ = ["arrow_schema", "column", "fields", "flat_schema", "project", "quoted", "spark_schema", "struct_of"]
 
 
 def arrow_schema(schema: StructType) -> pa.Schema:
-    """Give the Arrow schema of the batches that Spark hands to a worker for a frame of `schema`."""
+    """Give the Arrow schema of the batches that Spark hands to a worker for a frame of `schema`.
+
+    Instants are noted as UTC; the batches carry the session's time zone, which changes no value.
+    """
     from pyspark.sql.pandas.types import to_arrow_schema
 
-    return to_arrow_schema(schema)
+    # Spark 4 asks for a time zone, Spark 3.5 does not know the argument.
+    zoned = "timezone" in signature(to_arrow_schema).parameters
+    return to_arrow_schema(schema, timezone="UTC") if zoned else to_arrow_schema(schema)
 
 
 def spark_schema(schema: pa.Schema) -> StructType:
@@ -28,6 +35,27 @@ def spark_schema(schema: pa.Schema) -> StructType:
     from pyspark.sql.pandas.types import from_arrow_schema
 
     return from_arrow_schema(schema)
+
+
+def struct_of(ddl: str) -> StructType:
+    """Read a schema written as Spark DDL.
+
+    Raises
+    ------
+    SpecError
+        `SPS-SPEC-VALUE` when Spark cannot parse it.
+    """
+    from pyspark.errors import PySparkException
+    from pyspark.sql.types import StructType
+
+    try:
+        return cast(StructType, StructType.fromDDL(ddl))
+    except PySparkException as cause:
+        raise error(
+            "SPS-SPEC-VALUE",
+            f"Expected a schema in Spark DDL, such as 'id bigint, amount double'. Got {ddl!r}.",
+            "Mend the schema.",
+        ) from cause
 
 
 def fields(schema: StructType) -> tuple[Field, ...]:

@@ -67,7 +67,7 @@ def local_session(master: str | None = None, conf: dict[str, str] | None = None)
         Settings on top of the defaults.
     """
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # under spark-submit the JVM, its settings and its jars are given
-        return _builder({}).getOrCreate()
+        return _session({})
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -79,16 +79,16 @@ def local_session(master: str | None = None, conf: dict[str, str] | None = None)
         "spark.master": master or f"local[{os.cpu_count() or 2},4]",
         **(conf or {}),
     }
-    return _builder(settings).getOrCreate()
+    return _session({key: value for key, value in settings.items() if value})
 
 
-def _builder(settings: dict[str, str]) -> Any:
+def _session(settings: dict[str, str]) -> SparkSession:
     from pyspark.sql import SparkSession
 
-    builder = SparkSession.builder.appName("sparkscore")
+    builder: SparkSession.Builder = SparkSession.builder.appName("sparkscore")
     for key, value in settings.items():
         builder = builder.config(key, value)
-    return builder
+    return builder.getOrCreate()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spark.delta_log import newest_version, plain_refusal, version_at
 from sparkscore.spark.failures import mapped
-from sparkscore.spark.schemas import column
+from sparkscore.spark.schemas import column, struct_of
 from sparkscore.spec.scoring import BLOCK_COL, CORRUPT_COL, FILE_COL, ROW_COL
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _strings_for_partitions(schema: StructType, source: Any, paths: Sequence[str
     from pyspark.sql.types import StringType, StructField, StructType
 
     partitions = _partition_names(source.location, paths)
-    declared = {n.lower() for n in StructType.fromDDL(source.schema_).names} if source.schema_ else set()
+    declared = {n.lower() for n in struct_of(source.schema_).names} if source.schema_ else set()
     free = {p for p in partitions if p.lower() not in declared}
     return StructType([StructField(f.name, StringType() if f.name in free else f.dataType) for f in schema.fields])
 

@@ -17,20 +17,22 @@ __all__ = ["column_function"]
 
 def column_function(task: ColumnTask, result: StructType, form: Literal["auto", "arrow", "pandas"]) -> Any:
     """Make the function. Spark reads its form from the annotations, so they are set here as real types."""
-    from pyspark.sql import functions as F
+    from pyspark.sql.pandas import functions as columns
 
     single = len(task.schema) == 1
-    if form == "arrow" or (form == "auto" and hasattr(F, "arrow_udf")):
+    if form == "arrow" or (form == "auto" and hasattr(columns, "arrow_udf")):
         function = _one_array(task) if single else _arrays(task)
-        column = pa.Array if single else tuple[pa.Array, ...]
-        function.__annotations__ = {"columns": Iterator[column], "return": Iterator[pa.Array]}  # type: ignore[valid-type]
-        return F.arrow_udf(function, result).asNondeterministic()
+        column: Any = pa.Array if single else tuple[pa.Array, ...]
+        function.__annotations__ = {"columns": Iterator[column], "return": Iterator[pa.Array]}
+        arrow_udf: Any = columns.arrow_udf  # its overloads name functions, and these are made here
+        return arrow_udf(function, result).asNondeterministic()
     import pandas as pd
 
     function = _one_series(task) if single else _series(task)
-    column = pd.Series if single else tuple[pd.Series, ...]
-    function.__annotations__ = {"columns": Iterator[column], "return": Iterator[pd.DataFrame]}  # type: ignore[valid-type]
-    return F.pandas_udf(function, result).asNondeterministic()
+    series: Any = pd.Series if single else tuple[pd.Series, ...]
+    function.__annotations__ = {"columns": Iterator[series], "return": Iterator[pd.DataFrame]}
+    pandas_udf: Any = columns.pandas_udf
+    return pandas_udf(function, result).asNondeterministic()
 
 
 def _arrays(task: ColumnTask) -> Any:

@@ -186,9 +186,9 @@ class ScoringPlan:
 
     `keep` are the columns passed through, in order; the result of the scorer is keep + outputs + `err`.
     `batch_size` is the rows of one model call, None for auto. `fixed_batch` is the graph's own fixed batch axis:
-    rows are cut to it and the last part is padded. `batch_axis` False: the graph's tensors have no axis for rows at
-    all, so a call is one row (`fixed_batch` is 1), fed without that axis. `prove_batch` makes the first batch prove
-    that rows do not depend on their neighbours. `pointers="all"` adds each row's address as `_ss_pointer` before
+    rows are cut to it and the last part is padded. It is 1, too, where the graph's inputs have no axis for rows at all
+    (as many axes as `row_shape`): a call is then one row, fed without that axis. `prove_batch` makes the first batch
+    prove that rows do not depend on their neighbours. `pointers="all"` adds each row's address as `_ss_pointer` before
     `err`, for runs whose rows have no keys.
     """
 
@@ -201,7 +201,6 @@ class ScoringPlan:
     on_error: ErrorPlan = field(default_factory=ErrorPlan)
     batch_size: int | None = None
     fixed_batch: int | None = None
-    batch_axis: bool = True
     prove_batch: bool = False
     payload: Literal["none", "hash", "plain"] = "hash"
     pointers: Literal["errors", "all"] = "errors"

@@ -15,8 +15,8 @@ from tests.runtime.plans import batch, codes, encode, encoder, message, tensor
 INF, NAN = float("inf"), float("nan")
 
 
-def lists(rows: list[object], element: pa.DataType = pa.float32()) -> pa.Array:
-    return pa.array(rows, pa.list_(element))
+def lists(rows: list[object], element: pa.DataType | None = None) -> pa.Array:
+    return pa.array(rows, pa.list_(element or pa.float32()))
 
 
 def vector(width: int | None, dtype: str = "float32", **missing: object):

@@ -22,7 +22,9 @@ def one(dtype: str = "int64", width: int = 1, **settings: object):
     return tensor(dtype, (width,), category(**settings))
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
 def test_values_become_their_positions_in_the_vocabulary(kind):
     groups, faults = encode(batch(c=pa.array(["DL", "AA", "B6", "AA"]).cast(kind)), one())
     assert groups[0].feeds["x"].tolist() == [[2], [0], [1], [0]]
@@ -82,7 +84,13 @@ def test_a_vocabulary_file_has_one_entry_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "text"), [(b"", "empty file"), (b"\xff\xfe\xfa", "UnicodeDecodeError"), (None, "FileNotFoundError"), (b"a\nb\na\n", "'a' twice")]
+    ("content", "text"),
+    [
+        (b"", "empty file"),
+        (b"\xff\xfe\xfa", "UnicodeDecodeError"),
+        (None, "FileNotFoundError"),
+        (b"a\nb\na\n", "'a' twice"),
+    ],
 )
 def test_a_vocabulary_file_that_cannot_be_used_is_the_models_error(tmp_path, content, text):
     if content is not None:

@@ -128,12 +128,12 @@ def test_a_row_gets_the_tokens_that_it_gets_alone(folder):
 
 def test_a_file_that_is_no_tokenizer_is_the_models_error(folder):
     (folder / "broken.json").write_text("{}")
-    with pytest.raises(ModelError, match="Expected a Hugging Face tokenizer.json, got broken.json") as caught:
+    with pytest.raises(ModelError, match=r"Expected a Hugging Face tokenizer\.json, got broken\.json") as caught:
         encoder(text(tokenizer="broken.json"), folder=folder)
     assert caught.value.code == "SPS-MODEL-ENCODER"
 
 
 def test_max_tokens_must_leave_room_beside_the_special_tokens(folder):
-    with pytest.raises(SpecError, match="above the 2 special tokens of tokenizer.json, got 2") as caught:
+    with pytest.raises(SpecError, match=r"above the 2 special tokens of tokenizer\.json, got 2") as caught:
         encoder(text(max_tokens=2), folder=folder)
     assert caught.value.code == "SPS-SPEC-VALUE"

@@ -328,9 +328,7 @@ def test_a_renewed_session_scores_the_same(tmp_path):
 # -- load errors -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "model", [b"", b"garbage, not a graph", graphs.linear()[:-30]], ids=["empty", "garbage", "cut"]
-)
+@pytest.mark.parametrize("model", [b"", b"garbage, no graph", graphs.linear()[:-30]], ids=["empty", "garbage", "cut"])
 def test_a_file_that_is_no_model_is_named_so(tmp_path, model):
     assert code_of(opened, tmp_path, model) == "SPS-MODEL-FORMAT"
 

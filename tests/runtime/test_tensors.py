@@ -287,7 +287,9 @@ def test_an_empty_batch_gives_no_group():
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
 def test_string_tensors_are_fed_from_every_string_type(kind):
-    groups, _ = encode(batch(a=pa.array(["x", "yé"], kind), b=pa.array(["", "z"]).dictionary_encode()), numbers("str", "ab"))
+    groups, _ = encode(
+        batch(a=pa.array(["x", "yé"], kind), b=pa.array(["", "z"]).dictionary_encode()), numbers("str", "ab")
+    )
     assert groups[0].feeds["x"].tolist() == [["x", ""], ["yé", "z"]]
 
 
@@ -311,7 +313,9 @@ def test_text_that_is_not_utf8_is_a_decode_error_of_its_row():
 
 
 def test_a_string_larger_than_max_bytes_is_refused():
-    _, faults = encode(batch(a=pa.array(["x" * 10, "y" * 11, None])), numbers("str", "a", null="fill", fill="", max_bytes=10))
+    _, faults = encode(
+        batch(a=pa.array(["x" * 10, "y" * 11, None])), numbers("str", "a", null="fill", fill="", max_bytes=10)
+    )
     assert codes(faults) == {1: "SPS-ROW-BYTES"}
     assert message(faults, 1) == "Expected at most 10 bytes in a cell of column 'a', got more"
 

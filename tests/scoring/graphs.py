@@ -84,6 +84,13 @@ def batch_mean():
     return graph(nodes, [("x", FLOAT, ["n", 2])], [("y", FLOAT, ["n", 2])])
 
 
+def pairs():
+    """y = x, by way of rows joined two by two: an odd batch raises."""
+    nodes = [helper.make_node("Reshape", ["x", "joined"], ["j"]), helper.make_node("Reshape", ["j", "apart"], ["y"])]
+    shapes = [("joined", np.array([-1, 4], dtype=np.int64)), ("apart", np.array([-1, 2], dtype=np.int64))]
+    return graph(nodes, [("x", FLOAT, ["n", 2])], [("y", FLOAT, ["n", 2])], shapes)
+
+
 def first_row_only():
     """An output of one row, whatever the batch."""
     nodes = [helper.make_node("Gather", ["x", "zero"], ["y"], axis=0)]

@@ -1,0 +1,76 @@
+"""Batches are cut and merged without losing, repeating or moving a row."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparkscore.scoring.batching import auto_rows, rebatch
+from sparkscore.spec.scoring import Image, InputPlan, ModelRef, Numbers, ScoringPlan, Tensor, Text
+
+
+def batches(lengths):
+    start, found = 0, []
+    for length in lengths:
+        found.append(pa.RecordBatch.from_pydict({"i": pa.array(range(start, start + length), pa.int64())}))
+        start += length
+    return found
+
+
+def lengths_of(found):
+    return [batch.num_rows for batch in found]
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 30), st.sampled_from([1.0, 1.25]))
+def test_every_row_comes_out_once_and_in_order(lengths, rows, slack):
+    found = list(rebatch(batches(lengths), rows, slack))
+    assert [i for batch in found for i in batch.column("i").to_pylist()] == list(range(sum(lengths)))
+    assert all(0 < n <= rows * slack for n in lengths_of(found))
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 30))
+def test_with_exact_lengths_only_the_last_batch_is_short(lengths, rows):
+    assert all(n == rows for n in lengths_of(rebatch(batches(lengths), rows, 1.0))[:-1])
+
+
+def test_five_batches_of_100_become_256_and_244():
+    assert lengths_of(rebatch(batches([100] * 5), 256, 1.0)) == [256, 244]
+
+
+def test_a_batch_of_spark_s_10_000_rows_passes_as_it_is_where_8_192_are_aimed_at():
+    given_batches = batches([10_000, 10_000])
+    found = list(rebatch(given_batches, 8192))
+    assert lengths_of(found) == [10_000, 10_000]
+    assert found[0].column("i").buffers()[1].address == given_batches[0].column("i").buffers()[1].address
+
+
+def test_a_cut_batch_is_a_slice_of_the_same_memory():
+    (batch,) = batches([100])
+    addresses = {part.column("i").buffers()[1].address for part in rebatch([batch], 30, 1.0)}
+    assert addresses == {batch.column("i").buffers()[1].address}
+
+
+def plan(*inputs):
+    return ScoringPlan(ModelRef("m", "1", "0", "", "m.onnx", ()), inputs, (), ())
+
+
+SAMPLE = pa.RecordBatch.from_pydict({"v": [[0.0] * 4096] * 4, "a": [1.0] * 4})
+
+
+@pytest.mark.parametrize(
+    "entry, rows",
+    [
+        (InputPlan("x", "float32", (1,), (Numbers(("a",)),)), 8192),
+        (InputPlan("x", "float32", (1024,), (Tensor(("w",), shape=(1024,)),)), 2048),
+        (InputPlan("x", "float32", (3, 224, 224), (Image(("jpeg",)),)), 13),
+        (InputPlan("x", "uint8", (None, None, 3), (Image(("jpeg",), size=(224, 224)),)), 55),
+        (InputPlan("x", "float32", (3, 4096, 4096), (Tensor(("w",), shape=(3, 4096, 4096)),)), 1),
+        (InputPlan("x", "float64", (None,), (Tensor(("v",), shape=(None,)),)), 255),
+        (InputPlan("ids", "int64", (None,), (Text(("t",), max_tokens=512),)), 32),
+    ],
+    ids=["narrow", "vector", "image", "free image", "huge", "free axis from the data", "text"],
+)
+def test_the_automatic_size_is_8_192_rows_less_for_wide_rows_and_long_texts(entry, rows):
+    assert auto_rows(plan(entry), SAMPLE) == rows
