@@ -268,7 +268,7 @@ class _Attempt:
         """
         named = from_spark(cause, dict(self.pipeline.expressions()), run=self.plan.run_id)
         if named.exit_code in (Exit.FAILED, Exit.INFRASTRUCTURE) and is_over(self.spark):
-            stop = StopSignal(signal.SIGTERM)
+            stop = StopSignal(signal.SIGTERM, "the Spark session ended: spark-submit was told to stop, or its JVM died")
             self._stopped(stop)
             return stop
         self._fail(named)
@@ -283,7 +283,8 @@ class _Attempt:
     def _stopped(self, cause: BaseException) -> None:
         """A signal: the unit was cancelled, the claim is released by this event, and the next start is immediate."""
         signum = getattr(cause, "signum", None) or 2
-        self.events.write("run_stopped", exit_code=128 + signum, message=f"stopped by signal {signum}")
+        message = str(cause) or f"stopped by signal {signum}"
+        self.events.write("run_stopped", exit_code=128 + signum, message=message)
 
     # -- records ---------------------------------------------------------------------------------------
 

@@ -14,10 +14,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal(KeyboardInterrupt):
-    """A request to stop: Ctrl-C, or the SIGTERM of YARN, Airflow and Kubernetes."""
+    """A request to stop: Ctrl-C, or the SIGTERM of YARN, Airflow and Kubernetes. The process exits with 128 + n."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by signal {signum}")
+    def __init__(self, signum: int, message: str = "") -> None:
+        super().__init__(message or f"stopped by signal {int(signum)}")
         self.signum = signum
 
 

@@ -8,25 +8,28 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spec.scoring import ModelFile, ModelRef
 
-__all__ = ["cache_root", "copy_hashed", "local_folder", "manifest_sha256", "publish"]
+__all__ = ["cache_root", "copy_hashed", "fresh_folder", "local_folder", "manifest_sha256", "publish"]
 
 _CHUNK_BYTES = 8 << 20
 _VERIFY_EACH_TIME_BYTES = 2 << 30  # larger models are verified once in each process
-_verified: set[str] = set()  # digests of larger models that this process has verified
+_ABANDONED_S = 24 * 3600  # a folder that has been filled for a day belongs to a process that was killed
+_verified: set[Path] = set()  # folders of larger models that this process has verified
 
 
 def cache_root() -> Path:
     """Give the folder of the cache: ``SPARKSCORE_CACHE``, else ``~/.cache/sparkscore``."""
     set_root = os.environ.get("SPARKSCORE_CACHE")
-    return Path(set_root) if set_root else Path.home() / ".cache" / "sparkscore"
+    with _cache_access(Path("~")):
+        return Path(set_root) if set_root else Path.home() / ".cache" / "sparkscore"
 
 
 def manifest_sha256(manifest: Sequence[ModelFile]) -> str:
@@ -45,57 +48,92 @@ def local_folder(ref: ModelRef, source: str | None = None) -> Path:
     ref : ModelRef
         The pinned model.
     source : str, optional
-        Folder or URI to fetch from, instead of ``ref.location``.
+        Folder to fetch from, instead of ``ref.location``: where the driver's files were handed out.
 
     Raises
     ------
     ModelError
         `SPS-MODEL-DIGEST` when the source's bytes are not the pinned ones, `SPS-MODEL-MISSING` when they are gone.
+    ClusterError
+        `SPS-ENV-ACCESS` when the cache cannot be written, or the source not be read.
     """
-    folder = cache_root() / "models" / ref.sha256
+    folder = _place(ref)
     if _is_whole(folder, ref):
         return folder
-    with _lock(ref.sha256):
+    with _lock(ref.sha256):  # the others wait here, and find it
         if not _is_whole(folder, ref):
-            shutil.rmtree(folder, ignore_errors=True)
-            publish(ref.sha256, lambda fresh: _fetch(ref, source, fresh))
-    if ref.sha256 not in _verified and sum(f.size_bytes for f in ref.files) > _VERIFY_EACH_TIME_BYTES:
-        _verified.add(ref.sha256)  # hashed while it was copied
+            with fresh_folder() as scratch:
+                _replace(folder, _fetched(ref, source, scratch / "model"), ref)
     return folder
 
 
-def publish(sha256: str, fill: Callable[[Path], None]) -> Path:
-    """Fill a fresh private folder and give it its place in the cache by one rename; the first to come wins."""
+def publish(fresh: Path, ref: ModelRef) -> Path:
+    """Give a filled folder, made in a `fresh_folder`, its place in the cache by one rename; a whole copy stays."""
+    folder = _place(ref)
+    with _lock(ref.sha256):
+        if not _is_whole(folder, ref):
+            _replace(folder, fresh, ref)
+    return folder
+
+
+@contextmanager
+def fresh_folder() -> Iterator[Path]:
+    """Make a private folder on the cache's disk; what is left of it at the end is removed.
+
+    Raises
+    ------
+    ClusterError
+        `SPS-ENV-ACCESS` when the cache cannot be written.
+    """
     models = cache_root() / "models"
-    models.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = Path(tempfile.mkdtemp(prefix=".fresh-", dir=models))  # mkdtemp makes it 0700
-    target = models / sha256
+    with _cache_access(models):
+        models.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = Path(tempfile.mkdtemp(prefix=".fresh-", dir=models))  # with mode 0700
+    _sweep(models)
     try:
-        fill(fresh)
-        if not target.exists():
-            fresh.rename(target)
-    except OSError as cause:
-        if not target.exists():
-            raise _unwritable(models, cause) from cause
+        yield folder
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return target
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def copy_hashed(uri: str, target: Path) -> tuple[int, str]:
-    """Copy a file and hash what was copied, in one pass: size in bytes, sha256 in hex."""
+    """Copy a file and hash what was copied, in one pass: size in bytes, sha256 in hex.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file at `uri`.
+    ClusterError
+        `SPS-ENV-ACCESS`, `SPS-CLUSTER-STORAGE`: `uri` cannot be read, or `target` not be written.
+    """
     digest, size = hashlib.sha256(), 0
-    handle, path = files.filesystem(uri)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with handle.open_input_stream(path) as source, target.open("wb") as sink:
-        while chunk := source.read(_CHUNK_BYTES):
+    with _cache_access(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sink = target.open("wb")
+    with sink:
+        for chunk in files.read_chunks(uri, _CHUNK_BYTES):
             digest.update(chunk)
-            sink.write(chunk)
+            with _cache_access(target):
+                sink.write(chunk)
+                sink.flush()  # a full disk shows here, not at the close
             size += len(chunk)
     return size, digest.hexdigest()
 
 
-def _fetch(ref: ModelRef, source: str | None, fresh: Path) -> None:
+def _sweep(models: Path) -> None:
+    """Remove what killed processes left behind."""
+    for folder in models.glob(".fresh-*"):
+        with suppress(FileNotFoundError):  # its owner was quicker
+            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place(ref: ModelRef) -> Path:
+    return cache_root() / "models" / ref.sha256
+
+
+def _fetched(ref: ModelRef, source: str | None, fresh: Path) -> Path:
+    fresh.mkdir(mode=0o700)
     for file in ref.files:
         below = f"{(source or ref.location).rstrip('/')}/{file.path}"
         uri = below if source else file.source or below
@@ -105,7 +143,7 @@ def _fetch(ref: ModelRef, source: str | None, fresh: Path) -> None:
             raise error(
                 "SPS-MODEL-MISSING",
                 f"Expected the pinned file {file.path} at {uri}. Got nothing.",
-                "Put the model back, or start a new run id with the model that is there.",
+                "Put the model back where every node reads it, or start a new run id with the model that is there.",
                 model=ref.uri,
             ) from cause
         if (size, sha256) != (file.size_bytes, file.sha256):
@@ -116,20 +154,32 @@ def _fetch(ref: ModelRef, source: str | None, fresh: Path) -> None:
                 "Put the pinned bytes back, or start a new run id, which pins what is there.",
                 model=ref.uri,
             )
+    return fresh
+
+
+def _replace(folder: Path, fresh: Path, ref: ModelRef) -> None:
+    """Put a folder whose bytes were hashed while they were copied at its place; the lock is held."""
+    with _cache_access(folder):
+        if folder.exists():
+            folder.rename(fresh.parent / "damaged")
+        fresh.rename(folder)
+    _remember(folder, ref)
 
 
 def _is_whole(folder: Path, ref: ModelRef) -> bool:
-    if not folder.is_dir():
-        return False
-    if ref.sha256 in _verified:
-        return True
-    for file in ref.files:
-        path = folder / file.path
-        if not path.is_file() or path.stat().st_size != file.size_bytes or _sha256(path) != file.sha256:
+    paths = [(folder / f.path, f) for f in ref.files]
+    with _cache_access(folder):
+        if not all(path.is_file() and path.stat().st_size == f.size_bytes for path, f in paths):
             return False
-    if sum(f.size_bytes for f in ref.files) > _VERIFY_EACH_TIME_BYTES:
-        _verified.add(ref.sha256)
+        if folder not in _verified and not all(_sha256(path) == f.sha256 for path, f in paths):
+            return False
+    _remember(folder, ref)
     return True
+
+
+def _remember(folder: Path, ref: ModelRef) -> None:
+    if sum(f.size_bytes for f in ref.files) > _VERIFY_EACH_TIME_BYTES:
+        _verified.add(folder)
 
 
 def _sha256(path: Path) -> str:
@@ -141,19 +191,22 @@ def _sha256(path: Path) -> str:
 def _lock(name: str) -> Iterator[None]:
     """Hold the node's lock of a name; the kernel frees it when the process dies."""
     folder = cache_root() / "locks"
-    try:
+    with _cache_access(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = (folder / name).open("wb")
-    except OSError as cause:
-        raise _unwritable(folder, cause) from cause
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _unwritable(folder: Path, cause: OSError) -> Exception:
-    return error(
-        "SPS-ENV-ACCESS",
-        f"Expected to write the model cache at {folder}. Got {type(cause).__name__}: {cause.strerror or cause}.",
-        "Set SPARKSCORE_CACHE to a folder with free space that this user may write, on every node.",
-    )
+@contextmanager
+def _cache_access(path: Path) -> Iterator[None]:
+    """Give a disk's refusal as an error of ours."""
+    try:
+        yield
+    except (OSError, RuntimeError) as cause:  # RuntimeError: this user has no home
+        raise error(
+            "SPS-ENV-ACCESS",
+            f"Expected to read and write the model cache at {path}. Got {type(cause).__name__}: {cause}.",
+            "Set SPARKSCORE_CACHE to a folder with free space that this user may write, on every node.",
+        ) from cause

@@ -1,25 +1,28 @@
-"""Files by URI, on whatever a driver or a worker can reach without a JVM: local disks, S3, DBFS and Volumes, WebHDFS."""
+"""Files by URI, on what a driver or a worker reaches without a JVM: local disks, S3, DBFS and Volumes, WebHDFS."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from sparkscore.errors import error
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
-__all__ = ["FileStat", "filesystem", "list_files", "local_path", "read_bytes", "stat", "write_bytes"]
+__all__ = ["FileStat", "filesystem", "list_files", "local_path", "read_bytes", "read_chunks", "stat", "write_bytes"]
+
+_DENIED = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID", "HTTP status 403")
 
 
 @dataclass(frozen=True)
 class FileStat:
-    """A file's URI as it was asked for, its size, and when it was last written."""
+    """A file's URI as it was asked for, its size, and when it was last written (0: the store does not say)."""
 
     uri: str
     size_bytes: int
@@ -29,7 +32,8 @@ class FileStat:
 def local_path(uri: str) -> Path | None:
     """Give the path of a file on a disk that this machine mounts, None for any other store.
 
-    ``dbfs:/Volumes/x`` is the mounted ``/Volumes/x``, any other ``dbfs:/x`` is ``/dbfs/x``.
+    ``dbfs:/Volumes/x`` is the mounted ``/Volumes/x``, any other ``dbfs:/x`` is ``/dbfs/x``. Nothing is decoded: as in
+    Hadoop's paths, ``%20`` is three characters.
     """
     scheme = _scheme(uri)
     if scheme == "":
@@ -39,44 +43,56 @@ def local_path(uri: str) -> Path | None:
     if scheme == "file":
         return Path(path)
     if scheme == "dbfs":
-        return Path(path) if path.startswith("/Volumes/") else Path("/dbfs" + path)
+        return Path(path) if path.startswith("/Volumes/") else Path(f"/dbfs/{path.lstrip('/')}")
     return None
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Give the pyarrow file system of a URI, and the path in it.
 
-    S3 takes its endpoint, region and credentials from the environment (``AWS_*``), as in Spark's Python workers,
-    which do not see ``fs.s3a.*``.
+    S3 takes its endpoint, region and credentials from the environment (``AWS_*``), because Python does not see
+    ``fs.s3a.*``. HDFS is read through WebHDFS, at the namenode's port ``SPARKSCORE_WEBHDFS_PORT`` (9870), as the user
+    ``HADOOP_USER_NAME``.
 
     Raises
     ------
     ClusterError
-        `SPS-ENV-PACKAGE` for a scheme that nothing here can read.
+        `SPS-ENV-PACKAGE` when the packages for the scheme are missing, `SPS-ENV-SOURCE` for a scheme that nothing here
+        can read, or a URI without a host.
     """
-    from pyarrow import fs
-
     path = local_path(uri)
     if path is not None:
-        return fs.LocalFileSystem(), str(path)
+        return _local(), str(path)
     scheme = _scheme(uri)
-    if scheme in ("s3", "s3a", "s3n"):
-        return _s3(), uri.partition("://")[2]
+    host, _, below = uri.partition(":")[2].removeprefix("//").partition("/")
+    if scheme not in ("s3", "s3a", "s3n", "hdfs") or not host:
+        raise error(
+            "SPS-ENV-SOURCE",
+            f"Expected a path, file:, s3://bucket/, s3a://bucket/, hdfs://namenode/ or dbfs:/ URI. Got {uri}.",
+            "Correct the URI, or copy the files to one of these.",
+        )
     if scheme == "hdfs":
-        return _webhdfs(uri), unquote(urlsplit(uri).path)
-    raise error(
-        "SPS-ENV-PACKAGE",
-        f"Expected a path, file:, s3://, s3a://, hdfs:// or dbfs:/ URI. Got {scheme}:.",
-        "Copy the files to one of these.",
-        uri=uri,
-    )
+        return _webhdfs(host.partition(":")[0], os.environ.get("SPARKSCORE_WEBHDFS_PORT", "9870")), f"/{below}"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    with _mapped(uri):
+        return _s3(endpoint, region, None if endpoint or region else host), f"{host}/{below}".rstrip("/")
 
 
 def read_bytes(uri: str) -> bytes:
     """Read a whole file. A missing one raises FileNotFoundError."""
+    return b"".join(read_chunks(uri, 8 << 20))
+
+
+def read_chunks(uri: str, chunk_bytes: int) -> Iterator[bytes]:
+    """Read a file of any size piece by piece. A missing one, or what is no file, raises FileNotFoundError."""
     handle, path = filesystem(uri)
-    with _mapped(uri), handle.open_input_stream(path) as source:
-        return bytes(source.read())
+    with _mapped(uri):
+        if local_path(uri) is not None and not Path(path).is_file():  # a pipe would block, a folder has no bytes
+            raise FileNotFoundError(uri)
+        with handle.open_input_stream(path, compression=None) as source:  # never unpacks a file named x.gz
+            while chunk := source.read(chunk_bytes):
+                yield chunk
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -85,7 +101,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     with _mapped(uri):
         if local_path(uri) is not None:
             handle.create_dir(str(Path(path).parent), recursive=True)
-        with handle.open_output_stream(path) as sink:
+        with handle.open_output_stream(path, compression=None) as sink:
             sink.write(data)
 
 
@@ -93,30 +109,31 @@ def stat(uris: Sequence[str]) -> list[FileStat | None]:
     """Look at files or folders, in one call for each store; None stands for what is not there."""
     from pyarrow import fs
 
-    found: list[FileStat | None] = []
-    for uri in uris:
-        handle, path = filesystem(uri)
-        with _mapped(uri):
-            info = handle.get_file_info(path)
-        missing = info.type == fs.FileType.NotFound
-        found.append(None if missing else FileStat(uri, info.size or 0, info.mtime_ns or 0))
+    places = [filesystem(uri) for uri in uris]
+    found: list[FileStat | None] = [None] * len(uris)
+    for store in {id(handle): handle for handle, _ in places}.values():
+        indices = [i for i, (handle, _) in enumerate(places) if handle is store]
+        with _mapped(uris[indices[0]]):
+            infos = store.get_file_info([places[i][1] for i in indices])
+        for i, info in zip(indices, infos, strict=True):
+            if info.type != fs.FileType.NotFound:
+                found[i] = FileStat(uris[i], info.size or 0, info.mtime_ns or 0)
     return found
 
 
-def list_files(uri: str) -> list[FileStat]:
-    """List the files below a folder, sorted; the file itself for a file; empty when there is nothing."""
+def list_files(uri: str, *, recursive: bool = True) -> list[FileStat]:
+    """List the files of a folder, sorted; the file itself for a file; empty when there is nothing."""
     from pyarrow import fs
 
     handle, path = filesystem(uri)
     with _mapped(uri):
         info = handle.get_file_info(path)
-        if info.type == fs.FileType.NotFound:
-            return []
         if info.is_file:
             return [FileStat(uri, info.size or 0, info.mtime_ns or 0)]
-        below = handle.get_file_info(fs.FileSelector(path, recursive=True))
-    root = uri.rstrip("/")
-    depth = len(path.rstrip("/")) + 1
+        if info.type != fs.FileType.Directory:
+            return []
+        below = handle.get_file_info(fs.FileSelector(path, recursive=recursive))
+    root, depth = uri.rstrip("/"), len(path.rstrip("/")) + 1
     files = [FileStat(f"{root}/{f.path[depth:]}", f.size or 0, f.mtime_ns or 0) for f in below if f.is_file]
     return sorted(files, key=lambda f: f.uri)
 
@@ -126,50 +143,58 @@ def _scheme(uri: str) -> str:
     return head.lower() if colon and "/" not in head else ""
 
 
-def _s3() -> Any:
+@lru_cache(maxsize=1)
+def _local() -> fs.FileSystem:
     from pyarrow import fs
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    options: dict[str, Any] = {"region": region} if region else {}
+    return fs.LocalFileSystem()
+
+
+@lru_cache(maxsize=8)
+def _s3(endpoint: str | None, region: str | None, bucket: str | None) -> fs.FileSystem:
+    """Make one client for each store; it reads changed credentials of the environment at each request."""
+    from pyarrow import fs
+
+    options: dict[str, Any] = {"region": fs.resolve_s3_region(bucket) if bucket else region}
     if endpoint:
-        options |= {"endpoint_override": endpoint}
-    return fs.S3FileSystem(**options)
+        options["endpoint_override"] = endpoint
+    return fs.S3FileSystem(**{name: value for name, value in options.items() if value})
 
 
-def _webhdfs(uri: str) -> Any:
+@lru_cache(maxsize=8)
+def _webhdfs(host: str, port: str) -> fs.FileSystem:
     try:
         import fsspec
         import requests  # noqa: F401  # what fsspec's WebHDFS speaks HTTP with
     except ImportError as cause:
         raise error(
             "SPS-ENV-PACKAGE",
-            "Expected the packages fsspec and requests to read hdfs:// without a JVM. Got none.",
+            f"Expected the packages fsspec and requests, to read hdfs:// without a JVM. Got no {cause.name}.",
             'pip install "sparkscore[fs]"',
-            uri=uri,
         ) from cause
     from pyarrow import fs
 
-    port = int(os.environ.get("SPARKSCORE_WEBHDFS_PORT", "9870"))
-    host = urlsplit(uri).hostname
-    return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("webhdfs", host=host, port=port)))
+    user = os.environ.get("HADOOP_USER_NAME")
+    return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("webhdfs", host=host, port=port, user=user)))
 
 
-class _mapped:  # noqa: N801  # reads as a statement: `with _mapped(uri):`
+@contextmanager
+def _mapped(uri: str) -> Iterator[None]:
     """Give a store's refusal as an error of ours; a missing file stays FileNotFoundError."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, cause: BaseException | None, trace: Any) -> None:
-        if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError | NotADirectoryError):
-            return
-        denied = isinstance(cause, PermissionError) or "ACCESS_DENIED" in str(cause) or "403" in str(cause)
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (NotADirectoryError, IsADirectoryError) as cause:
+        raise FileNotFoundError(uri) from cause
+    except OSError as cause:
+        text = (str(cause).splitlines() or [""])[0][:300]
+        denied = isinstance(cause, PermissionError) or any(word in text for word in _DENIED)
         raise error(
             "SPS-ENV-ACCESS" if denied else "SPS-CLUSTER-STORAGE",
-            f"Expected {self.uri} to be readable. Got {type(cause).__name__}: {str(cause).splitlines()[0][:200]}",
-            "Give this user the permission, or the AWS_* environment." if denied else "Try again; look at the store.",
+            f"Expected to reach {uri}. Got {type(cause).__name__}: {text}.",
+            "Give this user the permission, or the AWS_* environment." if denied else "Look at the store; try again.",
         ) from cause
+    except ValueError as cause:  # pyarrow's ArrowInvalid, or a NUL in a path
+        wanted = f"Expected a path that the store can hold. Got {uri!r}: {cause}."
+        raise error("SPS-ENV-SOURCE", wanted, "Correct the URI.") from cause

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import cache, files, registry
 from sparkscore.runtime.onnx_file import ExternalData, external_data
 from sparkscore.spec.scoring import ModelFile, ModelRef
@@ -30,8 +29,37 @@ class PinnedModel:
     encoder_paths: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class _Source:
+    """The folder that holds a model's files, as the driver reads it, and the URI that a person wrote for it."""
+
+    folder: str
+    uri: str
+    allow_links: bool
+
+    def copied(self, name: str, fresh: Path) -> ModelFile:
+        """Copy one file as a regular file; a missing one raises FileNotFoundError."""
+        size, sha256 = cache.copy_hashed(self._inside(name), fresh / name)
+        return ModelFile(name, size, sha256)
+
+    def _inside(self, name: str) -> str:
+        place = f"{self.folder.rstrip('/')}/{name}"
+        local = files.local_path(place)
+        if local is None:
+            return place
+        real, root = Path(os.path.realpath(local)), os.path.realpath(files.local_path(self.folder) or "")
+        if not (self.allow_links or real.is_relative_to(root)):
+            raise error(
+                "SPS-MODEL-LINK",
+                f"Expected {name} inside the model's folder. Got a symbolic link to {real}.",
+                "Copy the file into the folder, or set model.allow_links: true when you trust the link.",
+                model=self.uri,
+            )
+        return str(real)
+
+
 def pin(uri: str, *, encoder_files: Mapping[str, str] | None = None, allow_links: bool = False) -> PinnedModel:
-    """Resolve a URI once, and copy and hash every file of the model in one pass.
+    """Resolve a URI once, and copy every file of the model into the node's cache, hashed in the same pass.
 
     Parameters
     ----------
@@ -43,127 +71,120 @@ def pin(uri: str, *, encoder_files: Mapping[str, str] | None = None, allow_links
     allow_links : bool
         Follow symbolic links that leave the model's folder.
 
+    Returns
+    -------
+    PinnedModel
+        `ref.version` is the registry's version, else the first 12 digits of `ref.sha256`. `ref.location` is a folder
+        that workers can read, or ``artifact:<pinned URI>`` where the driver must hand the files out.
+
     Raises
     ------
     ModelError
-        `SPS-MODEL-MISSING`, `-FORMAT`, `-EXTERNAL`, `-LINK`, `-ENCODER`.
+        `SPS-MODEL-MISSING`, `SPS-MODEL-FORMAT`, `SPS-MODEL-EXTERNAL`, `SPS-MODEL-LINK`, `SPS-MODEL-ENCODER`.
+    ClusterError
+        `SPS-ENV-ACCESS`, `SPS-ENV-PACKAGE`, `SPS-ENV-SOURCE`, `SPS-CLUSTER-STORAGE`.
     """
-    with tempfile.TemporaryDirectory(prefix="sparkscore-") as scratch:
-        found = registry.resolve(uri, Path(scratch))
-        base, main = _main_file(found.location, uri)
-        fresh = Path(scratch) / "model"
-        manifest = [_copied(base, main, fresh, allow_links, uri)]
-        names = dict.fromkeys(d.location for d in _checked(external_data(fresh / main), uri))
-        manifest += [_copied(base, name, fresh, allow_links, uri) for name in names]
-        _assert_long_enough(external_data(fresh / main), fresh, uri)
-        paths: dict[str, str] = {}
-        for index, (name, located) in enumerate((encoder_files or {}).items()):
-            paths[name] = f"{ENCODERS}/{index}-{Path(located).name}"
-            manifest.append(_encoder(name, located, paths[name], fresh))
+    with cache.fresh_folder() as scratch:
+        found = registry.resolve(uri, scratch)
+        folder, main = _main_file(found.location, uri)
+        fresh = scratch / "model"
+        fresh.mkdir(mode=0o700)
+        manifest = _graph_files(_Source(folder, uri, allow_links), main, fresh)
+        encoders = [_encoder(i, name, at, fresh) for i, (name, at) in enumerate((encoder_files or {}).items())]
+        manifest += encoders
         sha256 = cache.manifest_sha256(manifest)
-        folder = cache.publish(sha256, lambda target: _moved(fresh, target))
-    version = found.version or sha256[:12]
-    ref = ModelRef(uri, version, sha256, base if found.readable else f"artifact:{found.uri}", main, tuple(manifest))
-    return PinnedModel(ref, cache.local_folder(ref, str(folder)), paths)
+        readable = found.readable and all(registry.workers_read(e.source) for e in encoders)
+        location = folder if readable else f"artifact:{found.uri}"
+        ref = ModelRef(uri, found.version or sha256[:12], sha256, location, main, tuple(manifest))
+        paths = {name: e.path for name, e in zip(encoder_files or (), encoders, strict=True)}
+        return PinnedModel(ref, cache.publish(fresh, ref), paths)
 
 
 def _main_file(location: str, uri: str) -> tuple[str, str]:
     """Give the folder and the name of the ONNX file: the location itself, the only one in it, or the MLmodel's."""
-    listed = files.list_files(location)
-    if not listed:
-        raise error(
-            "SPS-MODEL-MISSING",
-            f"Expected a model at {location}. Got nothing.",
-            "Check model.uri; a relative path starts at the pipeline file's folder.",
-            model=uri,
-        )
+    listed = files.list_files(location, recursive=False)
     root = location.rstrip("/")
     if [f.uri for f in listed] == [location]:
-        base, _, name = root.rpartition("/")
-        return base or ("/" if root.startswith("/") else "."), name
+        folder, _, name = root.rpartition("/")
+        return folder or "/", name
     names = [f.uri[len(root) + 1 :] for f in listed]
     if "MLmodel" in names:
-        return registry.onnx_file_of(root, uri)
-    found = [n for n in names if n.endswith(".onnx") and "/" not in n]
+        return root, registry.onnx_file_of(root, uri)
+    found = [n for n in names if n.endswith(".onnx")]
     if len(found) == 1:
         return root, found[0]
     raise error(
         "SPS-MODEL-MISSING",
-        f"Expected exactly one .onnx file in {location}. Got {', '.join(found) or 'none'}.",
-        "Name the file itself in model.uri.",
+        f"Expected an .onnx file at {location}, or a folder with exactly one. Got {', '.join(found) or 'none'}.",
+        "Name the file itself in model.uri." if found else "Check model.uri, and that this user may list the folder.",
         model=uri,
     )
 
 
-def _moved(fresh: Path, target: Path) -> None:
-    shutil.copytree(fresh, target, dirs_exist_ok=True)
-
-
-def _copied(base: str, name: str, fresh: Path, allow_links: bool, uri: str) -> ModelFile:
-    source = f"{base.rstrip('/')}/{name}" if base != "." else name
-    _check_link(source, base, allow_links, uri)
+def _graph_files(source: _Source, main: str, fresh: Path) -> list[ModelFile]:
+    """Copy the ONNX file, and the external data that it names."""
     try:
-        size, sha256 = cache.copy_hashed(source, fresh / name)
+        manifest = [source.copied(main, fresh)]
     except FileNotFoundError as cause:
-        raise error(
-            "SPS-MODEL-EXTERNAL",
-            f"Expected the external data {name} beside the model. Got nothing at {source}.",
-            "Copy the model with all its files.",
-            model=uri,
-        ) from cause
-    return ModelFile(name, size, sha256)
+        wanted = f"Expected the ONNX file {main} in {source.folder}. Got nothing."
+        raise error("SPS-MODEL-MISSING", wanted, "Copy the model with all its files.", model=source.uri) from cause
+    needed: dict[str, list[ExternalData]] = {}
+    for data in external_data(fresh / main, source.uri):
+        needed.setdefault(_contained(data.location, main, source.uri), []).append(data)
+    for name, ranges in needed.items():
+        if name != main:
+            manifest.append(_external(source, name, fresh))
+        _assert_long_enough(ranges, (fresh / name).stat().st_size, source.uri)
+    return manifest
 
 
-def _check_link(source: str, base: str, allow_links: bool, uri: str) -> None:
-    path, folder = files.local_path(source), files.local_path(base)
-    if path is None or folder is None or allow_links:
-        return
-    if path.resolve() != folder.resolve() / path.relative_to(folder) and not path.resolve().is_relative_to(
-        folder.resolve()
-    ):
-        raise error(
-            "SPS-MODEL-LINK",
-            f"Expected {path.name} inside the model's folder. Got a symbolic link to {path.resolve()}.",
-            "Copy the file into the folder, or set model.allow_links: true when you trust the link.",
-            model=uri,
+def _contained(location: str, main: str, uri: str) -> str:
+    """Give external data's path in the model's folder; it is relative to the ONNX file, and leads nowhere else."""
+    path = PurePosixPath(location)
+    # `*/_ORT_MEM_ADDR_/*` is not a file: ONNX Runtime takes its offset for an address in memory.
+    bad = path.is_absolute() or not path.parts or ".." in path.parts or "_ORT_MEM_ADDR_" in path.parts
+    if bad or "\\" in location or not location.isprintable():
+        raise _external_error(
+            f"Expected external data by a relative path inside the model's folder. Got {location!r}.",
+            "Do not load this file: no exporter writes such a path. Export the model again.",
+            uri,
         )
+    return str(PurePosixPath(main).parent / path)
 
 
-def _checked(found: tuple[ExternalData, ...], uri: str) -> tuple[ExternalData, ...]:
-    for data in found:
-        parts = data.location.replace("\\", "/").split("/")
-        if not data.location or data.location.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-            raise error(
-                "SPS-MODEL-EXTERNAL",
-                f"Expected external data by a relative path inside the model's folder. Got {data.location!r}.",
-                "Do not load this file: no exporter writes such a path. Export the model again.",
-                model=uri,
-            )
-    return found
+def _external(source: _Source, name: str, fresh: Path) -> ModelFile:
+    try:
+        return source.copied(name, fresh)
+    except FileNotFoundError as cause:
+        wanted = f"Expected the external data {name} beside the model, in {source.folder}. Got nothing."
+        raise _external_error(wanted, "Copy the model with all its files.", source.uri) from cause
 
 
-def _assert_long_enough(found: tuple[ExternalData, ...], folder: Path, uri: str) -> None:
-    for data in found:
-        size = (folder / data.location).stat().st_size
+def _assert_long_enough(ranges: list[ExternalData], size_bytes: int, uri: str) -> None:
+    for data in ranges:
         end = data.offset + (data.length or 0)
-        if data.offset < 0 or (data.length or 0) < 0 or end > size:
-            raise error(
-                "SPS-MODEL-EXTERNAL",
-                f"Expected {data.location} to hold the bytes {data.offset} to {end}. Got a file of {size} bytes.",
+        if data.offset < 0 or (data.length or 0) < 0 or end > size_bytes:
+            raise _external_error(
+                f"Expected {data.location} to hold the bytes {data.offset} to {end}. Got {size_bytes} bytes.",
                 "Copy the model again: the file is cut short, or belongs to another model.",
-                model=uri,
+                uri,
             )
 
 
-def _encoder(name: str, located: str, path: str, fresh: Path) -> ModelFile:
+def _external_error(message: str, fix: str, uri: str) -> SparkscoreError:
+    return error("SPS-MODEL-EXTERNAL", message, fix, model=uri)
+
+
+def _encoder(index: int, name: str, located: str, fresh: Path) -> ModelFile:
     local = files.local_path(located)
     source = str(local.absolute()) if local is not None else located
+    path = f"{ENCODERS}/{index}-{PurePosixPath(located).name}"
     try:
         size, sha256 = cache.copy_hashed(source, fresh / path)
-    except (FileNotFoundError, IsADirectoryError) as cause:
+    except FileNotFoundError as cause:
         raise error(
             "SPS-MODEL-ENCODER",
             f"Expected the file {name} at {located}. Got nothing.",
-            "A relative path starts at the pipeline file's folder.",
+            "Correct its name; a relative path starts at the pipeline file's folder.",
         ) from cause
     return ModelFile(path, size, sha256, source)

@@ -7,6 +7,7 @@ are those of onnx.proto (ModelProto, GraphProto, NodeProto, AttributeProto, Tens
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from sparkscore.errors import error
 __all__ = ["ExternalData", "external_data"]
 
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
-_MAX_DEPTH = 32
+_MAX_DEPTH = 32  # protobuf itself stops at 100 messages, and a subgraph is three of them
+_MAX_FIELD = (1 << 29) - 1
+_names_a_file = re.compile(rb"location").search  # the key without which no tensor is external
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,20 @@ class _Malformed(Exception):
     """The bytes are not protobuf, or not a model."""
 
 
-def external_data(path: Path) -> tuple[ExternalData, ...]:
-    """List the external data of a model file.
+def external_data(path: Path, model: str = "") -> tuple[ExternalData, ...]:
+    """List the external data of a model file, wherever a tensor can stand in it.
 
     Parameters
     ----------
     path : Path
         A local file.
+    model : str, optional
+        The model's URI, for the error's text.
+
+    Returns
+    -------
+    tuple of ExternalData
+        One for each tensor, in the order of the file; the locations are as written, and not yet to be trusted.
 
     Raises
     ------
@@ -58,37 +68,50 @@ def external_data(path: Path) -> tuple[ExternalData, ...]:
             "SPS-MODEL-FORMAT",
             f"Expected an ONNX model. Got {path.name} of {path.stat().st_size} bytes: {cause}.",
             "Export the model again, or copy it again: it may be cut short.",
-            file=str(path),
+            model=model,
         ) from None
     return tuple(found)
 
 
 def _model(data: memoryview, found: list[ExternalData]) -> None:
-    seen = set()
+    has_version = has_graph = False
     for number, value in _fields(data):
-        seen.add(number)
-        if number == 7 and isinstance(value, memoryview):
-            _graph(value, found, 0)
+        if number == 1:
+            has_version = True
+        elif number == 7 and isinstance(value, memoryview):
+            has_graph |= _graph(value, found, 0)
         elif number == 25 and isinstance(value, memoryview):
-            for field, node in _fields(value):
-                if field == 7 and isinstance(node, memoryview):
-                    _node(node, found, 0)
-    if not {1, 7} <= seen:
-        raise _Malformed("it has no ir_version or no graph")
+            _function(value, found)
+    if not (has_version and has_graph):
+        raise _Malformed("it has no ir_version, or no graph with nodes or outputs")
 
 
-def _graph(data: memoryview, found: list[ExternalData], depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise _Malformed("its subgraphs are nested too deep")
+def _function(data: memoryview, found: list[ExternalData]) -> None:
     for number, value in _fields(data):
         if not isinstance(value, memoryview):
             continue
+        if number == 7:
+            _node(value, found, 0)
+        elif number == 11:
+            _attribute(value, found, 0)
+
+
+def _graph(data: memoryview, found: list[ExternalData], depth: int) -> bool:
+    """Walk a graph; tell whether it has nodes or outputs."""
+    if depth > _MAX_DEPTH:
+        raise _Malformed("its subgraphs are nested too deep")
+    has_content = False
+    for number, value in _fields(data):
+        if not isinstance(value, memoryview):
+            continue
+        has_content |= number in (1, 12)
         if number == 1:
             _node(value, found, depth)
         elif number == 5:
             _tensor(value, found)
         elif number == 15:
             _sparse(value, found)
+    return has_content
 
 
 def _node(data: memoryview, found: list[ExternalData], depth: int) -> None:
@@ -98,6 +121,8 @@ def _node(data: memoryview, found: list[ExternalData], depth: int) -> None:
 
 
 def _attribute(data: memoryview, found: list[ExternalData], depth: int) -> None:
+    if not _names_a_file(data):  # the numbers of a tree ensemble are millions of fields here, not packed
+        return
     for number, value in _fields(data):
         if not isinstance(value, memoryview):
             continue
@@ -123,7 +148,7 @@ def _tensor(data: memoryview, found: list[ExternalData]) -> None:
             pair = {n: bytes(v).decode("utf-8", "replace") for n, v in _fields(value) if isinstance(v, memoryview)}
             entries[pair.get(1, "")] = pair.get(2, "")
         elif number == 14:
-            external = value == _EXTERNAL
+            external = isinstance(value, int) and value & 0xFFFFFFFF == _EXTERNAL  # protobuf cuts an enum to 32 bits
     if not external:
         return
     try:
@@ -139,7 +164,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while position < end:
         key, position = _varint(data, position)
         number, kind = key >> 3, key & 7
-        if number == 0:
+        if not 0 < number <= _MAX_FIELD:
             raise _Malformed("it is not protobuf")
         if kind == 0:
             value, position = _varint(data, position)

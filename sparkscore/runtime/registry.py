@@ -1,23 +1,26 @@
-"""Where a model URI points to: registry names resolved once to a version, everything else as it is.
+"""Where a model's URI points to: a registry's names resolved once to a version, everything else as it is.
 
-MLflow is a registry and a store of artifacts here, nothing more: a package's `MLmodel` is read as data, and no code of it
-runs. Never parse a LoggedModel's `source`: it is ``models:/m-<id>``, not a path.
+MLflow is a registry and a store of artifacts here, nothing more: a package's `MLmodel` is read as data, and no code of
+it runs. A version's `source` is never parsed: in MLflow 3 it is ``models:/m-<id>``, not a path.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import files
 
-__all__ = ["Resolved", "onnx_file_of", "resolve"]
+__all__ = ["Resolved", "onnx_file_of", "resolve", "workers_read"]
 
 _MAX_MLMODEL_BYTES = 1 << 20
-_MODELS = re.compile(r"models:/(?P<name>[^@]+?)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_MODELS = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))")
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND", "BAD_REQUEST")
+_DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ def resolve(uri: str, scratch: Path) -> Resolved:
     ------
     ModelError
         `SPS-MODEL-MISSING` for a name, alias, version or run that the registry does not have.
+    ClusterError
+        `SPS-ENV-PACKAGE` without MLflow, `SPS-ENV-ACCESS` or `SPS-CLUSTER-STORAGE` when the registry refuses or fails.
     """
     if uri.startswith("models:"):
         return _registered(uri, scratch)
@@ -47,11 +52,16 @@ def resolve(uri: str, scratch: Path) -> Resolved:
         return Resolved(_downloaded(uri, scratch), uri, None, readable=False)
     local = files.local_path(uri)
     location = str(local.absolute()) if local is not None else uri
-    return Resolved(location, uri, None, readable=not uri.startswith("hdfs:"))
+    return Resolved(location, uri, None, readable=workers_read(uri))
 
 
-def onnx_file_of(root: str, uri: str) -> tuple[str, str]:
-    """Give the folder and name of an MLflow package's ONNX file, from its `MLmodel` read as data."""
+def workers_read(uri: str) -> bool:
+    """Tell whether a worker reads a URI with nothing but pyarrow."""
+    return not uri.startswith("hdfs:")
+
+
+def onnx_file_of(root: str, uri: str) -> str:
+    """Give the path of an MLflow package's ONNX file in the package, from its `MLmodel` read as data."""
     import yaml
 
     text = files.read_bytes(f"{root}/MLmodel")
@@ -60,19 +70,15 @@ def onnx_file_of(root: str, uri: str) -> tuple[str, str]:
         data = document["flavors"]["onnx"]["data"]
     except (yaml.YAMLError, KeyError, TypeError):
         data = None
-    if not isinstance(data, str) or data.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", data):
+    path = PurePosixPath(data) if isinstance(data, str) and data.isprintable() else PurePosixPath()
+    if not path.parts or path.is_absolute() or ".." in path.parts:
         raise error(
             "SPS-MODEL-FORMAT",
-            f"Expected an MLflow package with an ONNX flavour inside its folder. Got flavors.onnx.data {data!r}.",
+            f"Expected an MLflow package whose flavors.onnx.data names a file inside it. Got {data!r}.",
             "Log the model with mlflow.onnx; sparkscore runs no other flavour and no code of a package.",
             model=uri,
         )
-    folder, _, name = f"{root}/{data}".rpartition("/")
-    if "." not in name:  # the data is a folder: the model keeps its external data beside it
-        inside = [f.uri for f in files.list_files(f"{root}/{data}") if f.uri.endswith(".onnx")]
-        if len(inside) == 1:
-            folder, _, name = inside[0].rpartition("/")
-    return folder, name
+    return str(path)
 
 
 def _registered(uri: str, scratch: Path) -> Resolved:
@@ -96,24 +102,36 @@ def _downloaded(uri: str, scratch: Path) -> str:
     return str(_asked(uri, lambda mlflow: mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))))
 
 
-def _asked(uri: str, question: Any) -> Any:
+def _asked(uri: str, question: Callable[[Any], Any]) -> Any:
     """Ask MLflow; its refusal becomes an error of ours."""
     try:
         import mlflow
         import mlflow.artifacts
         from mlflow.exceptions import MlflowException
     except ImportError as cause:
-        raise error(
-            "SPS-ENV-PACKAGE",
-            f"Expected the package mlflow-skinny to resolve {uri}. Got none.",
-            'pip install "sparkscore[mlflow]"',
-        ) from cause
+        raise _package_missing(uri, cause) from cause
     try:
         return question(mlflow)
+    except ImportError as cause:  # the skinny wheel meets a SQL registry, or an artifact store without its client
+        raise _package_missing(uri, cause) from cause
     except (MlflowException, OSError) as cause:
-        raise error(
-            "SPS-MODEL-MISSING",
-            f"Expected {uri} in the registry at {mlflow.get_registry_uri()}. Got: {str(cause).splitlines()[0][:200]}",
-            "Check the name, the alias or version, and MLFLOW_TRACKING_URI.",
-            model=uri,
-        ) from cause
+        code = getattr(cause, "error_code", "RESOURCE_DOES_NOT_EXIST" if isinstance(cause, FileNotFoundError) else "")
+        raise _refused(uri, code, cause, mlflow.get_registry_uri()) from cause
+
+
+def _refused(uri: str, code: str, cause: Exception, registry: str) -> SparkscoreError:
+    text = (str(cause).splitlines() or [""])[0][:200]
+    got = f"Expected {uri} in the registry {registry}. Got {code or type(cause).__name__}: {text}"
+    if code in _NOT_THERE:
+        return error("SPS-MODEL-MISSING", got, "Check the name, the alias or version, and MLFLOW_TRACKING_URI.")
+    if code in _DENIED:
+        return error("SPS-ENV-ACCESS", got, "Give this user the permission, or the MLFLOW_TRACKING_* environment.")
+    return error("SPS-CLUSTER-STORAGE", got, "Look at the registry and its artifact store; try again.")
+
+
+def _package_missing(uri: str, cause: ImportError) -> SparkscoreError:
+    return error(
+        "SPS-ENV-PACKAGE",
+        f"Expected the packages that MLflow needs to resolve {uri}. Got no {cause.name}.",
+        'pip install "sparkscore[mlflow]"' + ("" if (cause.name or "mlflow") == "mlflow" else f" {cause.name}"),
+    )
