@@ -15,8 +15,9 @@ _CELL = 64
 
 
 def emit(value: Any, text: str, as_json: bool) -> None:
-    """Print an answer: `value` as JSON, or `text`."""
-    print(json.dumps(plain(value), ensure_ascii=False) if as_json else text)
+    """Print an answer: `value` as JSON, or `text` where there is one."""
+    if as_json or text:
+        print(json.dumps(plain(value), ensure_ascii=False) if as_json else text)
 
 
 def say(line: str) -> None:

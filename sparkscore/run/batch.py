@@ -169,7 +169,7 @@ class _Attempt:
             unit = self.plan.units[commit.unit_seq]
             if commit.unit_id != unit.unit_id:
                 raise gap(f"unit {unit.seq} as planned", "other files under its number", self.plan.run_id)
-            self._record("unit_reused", unit, prove(self.spark, self.sink, self.plan, unit, commit, self.store), 0)
+            self._record("unit_reused", unit, prove(self.spark, self.plan, commit, self.store), 0)
 
     def _score(self, unit: Unit) -> None:
         """Score one unit, commit it, and prove the commit; a commit that another writer overwrote is made again."""
@@ -192,7 +192,7 @@ class _Attempt:
                 "Let one driver at a time write this sink, or give it a store with atomic puts.",
                 run=self.plan.run_id,
             )
-        proof = prove(self.spark, self.sink, self.plan, unit, commit, self.store)
+        proof = prove(self.spark, self.plan, commit, self.store)
         reused = commit.attempt != self.claim.attempt
         self._record("unit_reused" if reused else "unit_committed", unit, proof, time.monotonic() - started)
         assert_within(self._totals(), self.pipeline.on_error, self.plan.run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,4 +74,4 @@ def located(uri: str, folder: Path) -> str:
     scheme, colon, _ = uri.partition(":")
     if (colon and "/" not in scheme) or uri.startswith("/"):
         return uri
-    return str(folder / uri)
+    return os.path.normpath(folder / uri)

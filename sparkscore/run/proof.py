@@ -60,7 +60,7 @@ def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit) -> 
     return found[0] if found else None
 
 
-def prove(spark: SparkSession, location: str, plan: Plan, unit: Unit, commit: Commit, store: Store) -> UnitProof:
+def prove(spark: SparkSession, plan: Plan, commit: Commit, store: Store) -> UnitProof:
     """Count a unit's committed rows, and hold them against the plan and the receipts.
 
     The receipts that count are those whose task wrote committed rows; for a partition without rows, that of its
@@ -71,7 +71,8 @@ def prove(spark: SparkSession, location: str, plan: Plan, unit: Unit, commit: Co
     RecordError
         `SPS-BALANCE`, with both sides.
     """
-    committed = count_unit(spark, location, plan.run_id, unit.seq)
+    unit = plan.units[commit.unit_seq]
+    committed = count_unit(spark, plan.header["sink"], plan.run_id, unit.seq)
     receipts = _counting(_receipts(store, plan.run_id, unit.seq, commit.attempt), committed)
     filtered: Counter[int] = Counter()
     providers: Counter[str] = Counter()
