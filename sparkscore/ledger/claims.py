@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,11 +61,8 @@ class Claim:
         counter = 0
         while True:
             data = json.dumps({"attempt": self.attempt, "counter": counter}).encode()
-            try:
+            with suppress(SparkscoreError):  # a missed beat shows a dead run, which is the truth about the store
                 self._store.put(_heartbeat(self.run_id), data)
-            except SparkscoreError:
-                # boundary: a missed beat makes the run look dead to readers, which is the truth about the store
-                pass
             counter += 1
             if self._stop.wait(interval_s):
                 return

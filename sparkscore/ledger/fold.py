@@ -1,4 +1,4 @@
-"""Events folded to rows: the `runs` and `units` tables, and the state of a run, as pure functions of what is written."""
+"""Events folded to rows: the `runs` and `units` tables and a run's state, as pure functions of what is written."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def unit_rows(store: Store, run_id: str) -> list[dict[str, Any]]:
         return []
     last: dict[int, dict[str, Any]] = {}
     for event in read_events(store, run_id):
-        if event["event"] in (*_COMMITTED, "unit_failed") and event["unit_seq"] not in last:
-            last[event["unit_seq"]] = event
-        elif event["event"] in _COMMITTED and last[event["unit_seq"]]["event"] == "unit_failed":
+        if event["event"] == "unit_failed":
+            last.setdefault(event["unit_seq"], event)
+        elif event["event"] in _COMMITTED and last.get(event["unit_seq"], {}).get("event") not in _COMMITTED:
             last[event["unit_seq"]] = event
     return [_unit_row(plan, unit.seq, last.get(unit.seq)) for unit in plan.units]
 

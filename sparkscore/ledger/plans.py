@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from sparkscore.ledger.store import Store
 __all__ = ["LEDGER_VERSION", "InputFile", "Plan", "Unit", "read_plan", "unit_id", "write_plan"]
 
 LEDGER_VERSION = 1
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}")  # Airflow's own run ids among them
 
 _FILES_SCHEMA = pa.schema(
     [
@@ -103,8 +106,15 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
     Raises
     ------
     SpecError
-        `SPS-RUN-CHANGED` when the plan was written in another ledger format.
+        `SPS-SPEC-VALUE` for what cannot be a run id; `SPS-RUN-CHANGED` when the plan was written in another ledger
+        format.
     """
+    if not _RUN_ID.fullmatch(run_id):
+        raise error(
+            "SPS-SPEC-VALUE",
+            f"Expected a run id of letters, digits, '_', '.', ':', '+' and '-' (it names files), got {run_id!r}.",
+            "Give another run id.",
+        )
     data = store.get(f"plans/{run_id}.json")
     if data is None:
         return None

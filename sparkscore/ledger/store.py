@@ -46,14 +46,14 @@ class LocalStore:
         except FileExistsError:
             return False
         finally:
-            os.unlink(temporary)
+            temporary.unlink()
         _fsync_folder(target.parent)
         return True
 
     def put(self, name: str, data: bytes) -> None:
         """Write beside the target, then rename over it."""
         temporary, target = self._write_beside(name, data)
-        os.replace(temporary, target)
+        temporary.replace(target)
 
     def get(self, name: str) -> bytes | None:
         """Read the object, None when there is none."""
@@ -65,10 +65,9 @@ class LocalStore:
     def names(self, prefix: str) -> list[str]:
         """List the folder, leaving out files that are still being written."""
         try:
-            found = os.listdir(self._root / prefix)
+            return sorted(p.name for p in (self._root / prefix).iterdir() if not p.name.startswith("."))
         except FileNotFoundError:
             return []
-        return sorted(name for name in found if not name.startswith("."))
 
     def _write_beside(self, name: str, data: bytes) -> tuple[Path, Path]:
         target = self._root / name

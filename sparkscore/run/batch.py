@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.planning import Bound, bound, make_plan, restore
-from sparkscore.run.proof import UnitProof, assert_complete, find_commit, gap, prove
+from sparkscore.run.proof import UnitProof, assert_complete, find_commit, gap, prove, recorded_proofs
 from sparkscore.run.result import Run
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 __all__ = ["Progress", "run_batch"]
+
+_log = logging.getLogger(__name__)
 
 # Called with (units done, units in all, rows done, rows planned or None, bad rows) after each unit.
 Progress = Callable[[int, int, int, int | None, int], None]
@@ -121,6 +124,7 @@ class _Attempt:
         self.events = EventLog(store, plan.run_id, claim.attempt)
         self.proofs: dict[int, UnitProof] = {}
         self.fail_on_quarantine = False
+        self._scoring: int | None = None  # the unit at hand
 
     def run(self, progress: Progress) -> Run:
         """Go through the units, and record how it ended, whatever ended it."""
@@ -159,7 +163,12 @@ class _Attempt:
             hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
 
     def _resume(self) -> None:
-        """Take the units that earlier attempts committed; they must be the first ones of the plan."""
+        """Take the units that earlier attempts committed; they must be the first ones of the plan.
+
+        What an earlier attempt recorded of a unit is taken as it is; a unit that was committed and not recorded,
+        because its driver died in between, is proved now.
+        """
+        recorded = recorded_proofs(read_events(self.store, self.plan.run_id))
         commits = commits_of(self.spark, self.sink, self.plan.run_id)
         if [c.unit_seq for c in commits] != list(range(len(commits))):
             raise gap(
@@ -169,17 +178,20 @@ class _Attempt:
             unit = self.plan.units[commit.unit_seq]
             if commit.unit_id != unit.unit_id:
                 raise gap(f"unit {unit.seq} as planned", "other files under its number", self.plan.run_id)
-            self._record("unit_reused", unit, prove(self.spark, self.plan, commit, self.store), 0)
+            known = recorded.get(unit.seq)
+            if known is not None and known.commit == commit:
+                self.proofs[unit.seq] = known
+            else:
+                self._record("unit_reused", unit, prove(self.spark, self.plan, commit, self.store), 0)
 
     def _score(self, unit: Unit) -> None:
         """Score one unit, commit it, and prove the commit; a commit that another writer overwrote is made again."""
         started = time.monotonic()
+        self._scoring = unit.seq
         for _ in range(_MAX_COMMIT_TRIES):
             self.claim.assert_mine()
             self._assert_unchanged(unit)
-            with mapped(
-                self.spark, dict(self.pipeline.expressions()), run=self.plan.run_id, unit=unit.seq
-            ):
+            with mapped(self.spark, dict(self.pipeline.expressions()), run=self.plan.run_id, unit=unit.seq):
                 self._write(unit)
                 commit = find_commit(self.spark, self.sink, self.plan.run_id, unit)
             if commit is not None:
@@ -203,7 +215,7 @@ class _Attempt:
             write_unit(self._unit_frame(unit), self.pipeline.sink, commit, self.plan.run_id, self.plan.sha256)
 
     def _unit_frame(self, unit: Unit) -> DataFrame:
-        scoring = self._task_plan(unit)
+        scoring = self._task_plan()
         context = UnitContext(self.plan.run_id, unit.seq, self.claim.attempt, self.store.root)
         paths = [f.path for f in unit.files]
         frame = scoring_frame(prepared(self.spark, self.job.snapshot, self.pipeline, paths), scoring)
@@ -213,11 +225,13 @@ class _Attempt:
         constants = unit_constants(self.plan.run_id, unit, scoring.model, provider, datetime.now(UTC))
         return with_ss(frame.mapInArrow(UnitTask(scoring, context), declared), constants)
 
-    def _task_plan(self, unit: Unit) -> ScoringPlan:
+    def _task_plan(self) -> ScoringPlan:
         scoring = self.job.scoring
         limit = task_limit(self._totals(), self.pipeline.on_error, self.plan.header["planned_rows"])
         on_error = replace(scoring.on_error, max_bad_rows=limit)
-        return replace(scoring, on_error=on_error, prove_batch=unit.seq == 0)
+        # The pilot proves that rows do not depend on their neighbours; where it has too few that differ, the next does.
+        proven = any(proof.proof_calls for proof in self.proofs.values())
+        return replace(scoring, on_error=on_error, prove_batch=not proven)
 
     def _assert_unchanged(self, unit: Unit) -> None:
         if self.job.snapshot.route != "files":
@@ -235,9 +249,7 @@ class _Attempt:
 
     def _close(self) -> None:
         totals, on_error = self._totals(), self.pipeline.on_error
-        assert_complete(
-            self.spark, self.sink, self.plan, {seq: p.commit.version for seq, p in self.proofs.items()}
-        )
+        assert_complete(self.spark, self.sink, self.plan, {seq: p.commit.version for seq, p in self.proofs.items()})
         rows_in = sum(p.in_rows for p in self.proofs.values())
         if rows_in == 0 and not on_error.allow_empty:
             raise error(
@@ -278,7 +290,20 @@ class _Attempt:
         failure.context.setdefault("run", self.plan.run_id)
         event = "run_fenced" if failure.code == "SPS-FENCED" else "run_failed"
         text = {"code": failure.code, "message": str(failure)[:2000], "exit_code": failure.exit_code}
+        if self._scoring is not None and self._scoring not in self.proofs:
+            self.events.write("unit_failed", unit_seq=self._scoring, error_code=failure.code)
         self.events.write(event, **text)
+        if event == "run_failed":
+            self._fold_what_there_is()
+
+    def _fold_what_there_is(self) -> None:
+        """Show a failed run and its bad rows in the tables too; the events stay the truth when that fails."""
+        try:
+            if self.proofs:
+                folding.fold_quarantine(self.spark, self.pipeline, self.plan)
+            folding.fold_run(self.spark, self.store, self.plan.run_id)
+        except Exception:  # boundary: the run's own failure is the one to tell
+            _log.warning("the tables of run %s could not be folded", self.plan.run_id, exc_info=True)
 
     def _stopped(self, cause: BaseException) -> None:
         """A signal: the unit was cancelled, the claim is released by this event, and the next start is immediate."""
@@ -297,6 +322,7 @@ class _Attempt:
             unit_seq=unit.seq,
             unit_id=unit.unit_id,
             committed_version=commit["version"],
+            commit_attempt=commit["attempt"],
             quarantined_rows=fields.pop("bad_rows"),
             wall_ms=round(wall_s * 1000),
             txn_app_id=f"sparkscore/{self.plan.run_id}",
@@ -329,5 +355,3 @@ def _discarded(run_id: str) -> SparkscoreError:
         "Start a new run id.",
         run=run_id,
     )
-
-

@@ -44,7 +44,6 @@ def discard_run(
         events.write("run_claimed", **versions(spark))
         discard(spark, sink, run_id)
         if newest_version(spark, quarantine) is not None:
-            marked = f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = :run_id"
-            spark.sql(marked, args={"run_id": run_id})
+            spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
         events.write("run_discarded", exit_code=0)
         folding.fold_run(spark, store, run_id)

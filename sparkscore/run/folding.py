@@ -77,7 +77,9 @@ def _quarantine_rows(bad: DataFrame, pipeline: Any) -> DataFrame:
     now = F.current_timestamp()
     own = {
         "q_id": F.sha2(
-            F.concat_ws("|", "_ss.run_id", "_ss.unit_id", F.coalesce("_ss.source_pointer", F.to_json(keys_map)), "_ss.stage"),
+            F.concat_ws(
+                "|", "_ss.run_id", "_ss.unit_id", F.coalesce("_ss.source_pointer", F.to_json(keys_map)), "_ss.stage"
+            ),
             256,
         ),
         "keys": keys_map,
@@ -88,4 +90,6 @@ def _quarantine_rows(bad: DataFrame, pipeline: Any) -> DataFrame:
         "state": F.lit("open"),
         "resolved_run_id": F.lit(None),
     }
-    return bad.select(*((own[c.name] if c.name in own else F.col(f"_ss.{c.name}")).cast(c.type).alias(c.name) for c in QUARANTINE))
+    return bad.select(
+        *((own[c.name] if c.name in own else F.col(f"_ss.{c.name}")).cast(c.type).alias(c.name) for c in QUARANTINE)
+    )

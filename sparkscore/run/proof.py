@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import error
@@ -15,7 +16,7 @@ from sparkscore.spark.commit import Commit, Committed, commits_of, count_unit
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["UnitProof", "assert_complete", "find_commit", "prove"]
+__all__ = ["UnitProof", "assert_complete", "find_commit", "gap", "prove", "recorded_proofs"]
 
 _RECENT = 20  # commits of other writers that may lie on top of ours before the whole history is read
 
@@ -33,6 +34,7 @@ class UnitProof:
     filtered_rows: dict[int, int] = field(default_factory=dict)
     scored_rows: int = 0
     model_calls: int = 0
+    proof_calls: int = 0
     rows_truncated: int = 0
     peak_rss_bytes: int = 0
     providers: dict[str, int] = field(default_factory=dict)
@@ -72,13 +74,15 @@ def prove(spark: SparkSession, plan: Plan, commit: Commit, store: Store) -> Unit
         `SPS-BALANCE`, with both sides.
     """
     unit = plan.units[commit.unit_seq]
-    committed = count_unit(spark, plan.header["sink"], plan.run_id, unit.seq)
+    committed = count_unit(spark, plan.header["sink"], plan.run_id, unit.unit_id)
     receipts = _counting(_receipts(store, plan.run_id, unit.seq, commit.attempt), committed)
     filtered: Counter[int] = Counter()
+    by_code: Counter[str] = Counter()
     providers: Counter[str] = Counter()
     versions: dict[str, str] = {}
     for receipt in receipts:
         filtered.update({int(step): rows for step, rows in receipt["rows_filtered"].items()})
+        by_code.update(receipt["bad_by_code"])
         if receipt["rows_in"]:
             providers[receipt["provider"]] += 1
         versions.update(receipt["versions"])
@@ -86,12 +90,13 @@ def prove(spark: SparkSession, plan: Plan, commit: Commit, store: Store) -> Unit
         commit=commit,
         ok_rows=committed.ok_rows,
         bad_rows=committed.bad_rows,
-        bad_by_code=committed.bad_by_code,
+        bad_by_code=dict(by_code),
         output_files=committed.files,
         in_rows=sum(r["rows_in"] for r in receipts),
         filtered_rows=dict(filtered),
         scored_rows=sum(r["rows_scored"] for r in receipts),
         model_calls=sum(r["model_calls"] for r in receipts),
+        proof_calls=sum(r["proof_calls"] for r in receipts),
         rows_truncated=sum(r["rows_truncated"] for r in receipts),
         peak_rss_bytes=max((r["peak_rss_bytes"] for r in receipts), default=0),
         providers=dict(providers),
@@ -121,6 +126,20 @@ def assert_complete(spark: SparkSession, location: str, plan: Plan, recorded: di
                 f"{found.get(unit.seq) or 'no commit'}",
                 plan.run_id,
             )
+
+
+def recorded_proofs(events: Iterable[dict[str, Any]]) -> dict[int, UnitProof]:
+    """Take back, from a run's events, the proofs of the units that its attempts recorded as committed."""
+    found = {}
+    names = {f.name for f in fields(UnitProof)}
+    for event in events:
+        if event["event"] in ("unit_committed", "unit_reused"):
+            commit = Commit(event["committed_version"], event["unit_seq"], event["unit_id"], event["commit_attempt"])
+            facts = {k: v for k, v in event.items() if k in names}
+            facts["output_files"] = tuple((path, size) for path, size in event["output_files"])
+            facts["filtered_rows"] = {int(step): rows for step, rows in event["filtered_rows"].items()}
+            found[commit.unit_seq] = UnitProof(commit=commit, bad_rows=event["quarantined_rows"], **facts)
+    return found
 
 
 def gap(expected: str, got: str, run_id: str) -> Exception:
@@ -154,7 +173,8 @@ def _assert_balance(proof: UnitProof, receipts: list[Any], planned: int | None, 
     committed = proof.ok_rows + proof.bad_rows
     receipted = sum(r["rows_ok"] + r["rows_bad"] for r in receipts)
     planned = proof.in_rows if planned is None else planned
-    if planned != committed + filtered or receipted != committed or proof.in_rows != planned:
+    named = sum(proof.bad_by_code.values())
+    if planned != committed + filtered or (receipted, named, proof.in_rows) != (committed, proof.bad_rows, planned):
         raise error(
             "SPS-BALANCE",
             f"Expected planned = ok + quarantined + filtered. Got planned {planned}, ok {proof.ok_rows}, quarantined "

@@ -26,6 +26,8 @@ class Counts:
     ----------
     rows_in, rows_ok, rows_bad : int
         rows_in = rows_ok + rows_bad + sum of rows_filtered, once the input is exhausted.
+    bad_by_code : dict of int
+        Error code -> rows; adds up to rows_bad.
     rows_filtered : dict of int
         Index of the prepare step -> rows that it dropped.
     rows_truncated : int
@@ -51,6 +53,7 @@ class Counts:
     rows_in: int = 0
     rows_ok: int = 0
     rows_bad: int = 0
+    bad_by_code: dict[str, int] = field(default_factory=dict)
     rows_filtered: dict[int, int] = field(default_factory=dict)
     rows_truncated: int = 0
     rows_scored: int = 0

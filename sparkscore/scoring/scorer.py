@@ -179,6 +179,8 @@ class Scorer:
         counts.rows_truncated = self._encoder.rows_truncated
         counts.copied_bytes = self._encoder.copied_bytes
         for verdict in found.values():
+            code = verdict["error_code"]
+            counts.bad_by_code[code] = counts.bad_by_code.get(code, 0) + 1
             counts.sample(verdict["source_pointer"], verdict["error_code"], verdict["error_class"])
         self._bad_streak = self._bad_streak + 1 if len(found) == n else 0
         if found and limits.policy == "fail":

@@ -1,4 +1,4 @@
-"""The worker's side of every Spark path: a carrier takes Arrow batches from Spark, has them scored, and hands them back.
+"""The worker's side of every Spark path: a carrier takes Arrow batches from Spark and hands them back scored.
 
 A carrier knows Spark and no model. This module imports pyspark and floors 0 to 2 only, since workers import it.
 """
@@ -159,4 +159,3 @@ def _with_task_id(batch: pa.RecordBatch, task_id: int | None) -> pa.RecordBatch:
         ids = pa.concat_arrays([pa.array([task_id], pa.int64()), ids.slice(1)])
     names = [*batch.schema.names, TASK_COL]
     return pa.RecordBatch.from_arrays([*batch.columns, ids], names=names)
-

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sparkscore.errors import CODES, error
+from sparkscore.errors import error
 from sparkscore.spark.carriers import TASK_COL
 from sparkscore.spark.delta_log import delta_path, history
 from sparkscore.spark.schemas import arrow_schema, quoted
@@ -24,11 +24,17 @@ from sparkscore.tables import ERR, SS
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["Commit", "Committed", "app_id", "check_sink", "commits_of", "count_unit", "discard", "with_ss", "write_unit"]
-
-# Counted one by one in a single aggregate: a GROUP BY would cost each unit a shuffle.
-_ROW_CODES = tuple(code for code in CODES if code.startswith("SPS-ROW-"))
-
+__all__ = [
+    "Commit",
+    "Committed",
+    "app_id",
+    "check_sink",
+    "commits_of",
+    "count_unit",
+    "discard",
+    "with_ss",
+    "write_unit",
+]
 
 @dataclass(frozen=True)
 class Commit:
@@ -46,7 +52,6 @@ class Committed:
 
     ok_rows: int
     bad_rows: int
-    bad_by_code: dict[str, int]
     task_attempt_ids: frozenset[int]
     files: tuple[tuple[str, int], ...]
 
@@ -110,23 +115,25 @@ def commits_of(spark: SparkSession, location: str, run_id: str, limit: int | Non
     return sorted(found, key=lambda c: (c.unit_seq, c.version))
 
 
-def count_unit(spark: SparkSession, location: str, run_id: str, unit_seq: int) -> Committed:
-    """Count a unit's committed rows by status; statistics on `_ss` keep the read to the unit's own files."""
+def count_unit(spark: SparkSession, location: str, run_id: str, unit_id: str) -> Committed:
+    """Count a unit's committed rows by status; statistics on `_ss` keep the read to the unit's own files.
+
+    The unit is named by its id, not its number: Spark compiles a number into the query's code, and would compile
+    anew for each unit.
+    """
     from pyspark.sql import functions as F
 
     table = spark.read.format("delta").load(location)
     metadata = table.metadataColumn("_metadata")
-    ours = table.where((F.col("_ss.run_id") == run_id) & (F.col("_ss.unit_seq") == unit_seq))
+    ours = table.where((F.col("_ss.run_id") == run_id) & (F.col("_ss.unit_id") == unit_id))
     row = ours.agg(
         F.expr("count_if(_ss.status = 'ok')").alias("ok"),
         F.expr("count_if(_ss.status = 'error')").alias("bad"),
-        F.struct(*(F.expr(f"count_if(_ss.error_code = '{c}')").alias(c) for c in _ROW_CODES)).alias("codes"),
         F.collect_set("_ss.task_attempt_id").alias("tasks"),
         F.collect_set(F.struct(metadata.getField("file_path"), metadata.getField("file_size"))).alias("files"),
     ).collect()[0]
     output_files = tuple(sorted((f[0], f[1]) for f in row.files))
-    by_code = {code: rows for code, rows in row.codes.asDict().items() if rows}
-    return Committed(row.ok, row.bad, by_code, frozenset(row.tasks), output_files)
+    return Committed(row.ok, row.bad, frozenset(row.tasks), output_files)
 
 
 def check_sink(spark: SparkSession, location: str, expected: pa.Schema) -> None:
@@ -161,9 +168,12 @@ def check_sink(spark: SparkSession, location: str, expected: pa.Schema) -> None:
 
 
 def discard(spark: SparkSession, location: str, run_id: str) -> None:
-    """Delete a run's rows from the sink in one commit."""
+    """Delete a run's rows from the sink in one commit.
+
+    Delta's commands take no named parameters (Spark 4.2: UNBOUND_SQL_PARAMETER); a run id holds no quote.
+    """
     if history(spark, location, limit=1):
-        spark.sql(f"DELETE FROM {delta_path(location)} WHERE _ss.run_id = :run_id", args={"run_id": run_id})
+        spark.sql(f"DELETE FROM {delta_path(location)} WHERE _ss.run_id = '{run_id}'")
 
 
 def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Any]:

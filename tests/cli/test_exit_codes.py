@@ -109,6 +109,11 @@ def test_2_a_run_id_used_again_with_another_pipeline(spark, sparkscore, pipeline
     assert _ledger(tmp_path, "r1").exit_code == 0  # the finished run stays what it is
 
 
+def test_2_a_run_id_that_cannot_name_a_file(spark, sparkscore, pipeline_file, tmp_path: Path) -> None:
+    told = sparkscore("score", pipeline_file(), "--run-id", "../r1", "--result", tmp_path / "result.json")
+    assert (told.exit_code, _result(tmp_path)["code"]) == (2, "SPS-SPEC-VALUE")
+
+
 def test_4_a_source_that_is_not_there(spark, sparkscore, pipeline_file, tmp_path: Path) -> None:
     told = _score(sparkscore, pipeline_file())
     assert (told.exit_code, _result(tmp_path)["code"]) == (4, "SPS-ENV-SOURCE")
