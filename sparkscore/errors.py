@@ -157,7 +157,6 @@ CODES: dict[str, Code] = {
     "SPS-ROW-LENGTH": Code(_R, Exit.DATA, "a text longer than max_tokens"),
     "SPS-ROW-OUTPUT": Code(_R, Exit.DATA, "NaN, infinity or an out-of-range value in an output"),
     "SPS-ROW-MODEL": Code(_R, Exit.DATA, "a row on which the model raises"),
-    "SPS-ROW-CRASH": Code(_R, Exit.DATA, "a row that kills the process"),
     "SPS-ROW-TIMEOUT": Code(_R, Exit.DATA, "a row on which the model does not return"),
     "SPS-ROW-OOM": Code(_R, Exit.DATA, "a single row that does not fit in memory"),
     "SPS-BUDGET": Code(_R, Exit.DATA, "more bad rows than on_error allows"),
