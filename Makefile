@@ -19,10 +19,10 @@ demo: $(VENV)/.demo
 	@$(BIN)/sparkscore demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 check: lint
-	$(BIN)/python -m pytest tests -q -m "not spark and not slow"
+	$(BIN)/python -m pytest tests -q -m "not spark and not slow" -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -46,6 +46,7 @@ EXTRAS["dev"] = [
     "alembic>=1.13",
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "nbclient>=0.10",
     "nbformat>=5.10",
