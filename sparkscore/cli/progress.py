@@ -60,7 +60,7 @@ class Lines:
 class _Bar:
     def __init__(self, bar: Any) -> None:
         self._bar = bar
-        self._task = bar.add_task("units", rows="")
+        self._task = bar.add_task("units", total=None, rows="")
 
     def __call__(self, done: int, units: int, rows: int, planned: int | None, bad: int) -> None:
         self._bar.update(self._task, completed=done, total=units, rows=_rows(rows, planned, bad))

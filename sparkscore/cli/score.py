@@ -119,6 +119,7 @@ def _tell(order: Order, summary: Summary, failure: str | None = None) -> None:
     """Say how it ended; without a summary of its own, a failure is one text on stderr."""
     log.debug("run ended", exc_info=failure is not None)
     if order.result is not None:
+        order.result.parent.mkdir(parents=True, exist_ok=True)
         order.result.write_text(json.dumps(plain(summary.to_json()), indent=1) + "\n", encoding="utf-8")
     if failure is not None:
         say(failure)

@@ -62,7 +62,7 @@ def bound(spark: SparkSession, pipeline: Any) -> Bound:
         Whatever of the pipeline cannot work, before anything is scored.
     """
     snapshot, paths = pin_source(spark, pipeline.source)
-    return _bind(spark, pipeline, snapshot, tuple(paths), pin_model(pipeline))
+    return _bind(spark, pipeline, snapshot, tuple(sorted(paths)), pin_model(pipeline))
 
 
 def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:

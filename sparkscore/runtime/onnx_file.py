@@ -31,7 +31,7 @@ class ExternalData:
     length: int | None = None
 
 
-class _Malformed(Exception):
+class _MalformedError(Exception):
     """The bytes are not protobuf, or not a model."""
 
 
@@ -58,12 +58,12 @@ def external_data(path: Path, model: str = "") -> tuple[ExternalData, ...]:
     found: list[ExternalData] = []
     try:
         if path.stat().st_size == 0:
-            raise _Malformed("the file is empty")
+            raise _MalformedError("the file is empty")
         with path.open("rb") as file:
             # Closed when the last slice of it is gone; an explicit close fails while a traceback still holds one.
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         _model(memoryview(data), found)
-    except _Malformed as cause:
+    except _MalformedError as cause:
         raise error(
             "SPS-MODEL-FORMAT",
             f"Expected an ONNX model. Got {path.name} of {path.stat().st_size} bytes: {cause}.",
@@ -83,7 +83,7 @@ def _model(data: memoryview, found: list[ExternalData]) -> None:
         elif number == 25 and isinstance(value, memoryview):
             _function(value, found)
     if not (has_version and has_graph):
-        raise _Malformed("it has no ir_version, or no graph with nodes or outputs")
+        raise _MalformedError("it has no ir_version, or no graph with nodes or outputs")
 
 
 def _function(data: memoryview, found: list[ExternalData]) -> None:
@@ -99,7 +99,7 @@ def _function(data: memoryview, found: list[ExternalData]) -> None:
 def _graph(data: memoryview, found: list[ExternalData], depth: int) -> bool:
     """Walk a graph; tell whether it has nodes or outputs."""
     if depth > _MAX_DEPTH:
-        raise _Malformed("its subgraphs are nested too deep")
+        raise _MalformedError("its subgraphs are nested too deep")
     has_content = False
     for number, value in _fields(data):
         if not isinstance(value, memoryview):
@@ -155,7 +155,7 @@ def _tensor(data: memoryview, found: list[ExternalData]) -> None:
         length = int(entries["length"]) if "length" in entries else None
         found.append(ExternalData(entries.get("location", ""), int(entries.get("offset", "0")), length))
     except ValueError:
-        raise _Malformed("an offset or length of external data is not a number") from None
+        raise _MalformedError("an offset or length of external data is not a number") from None
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -165,7 +165,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         key, position = _varint(data, position)
         number, kind = key >> 3, key & 7
         if not 0 < number <= _MAX_FIELD:
-            raise _Malformed("it is not protobuf")
+            raise _MalformedError("it is not protobuf")
         if kind == 0:
             value, position = _varint(data, position)
             yield number, value
@@ -175,9 +175,9 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
-            raise _Malformed("it is not protobuf")
+            raise _MalformedError("it is not protobuf")
         if position + length > end:
-            raise _Malformed("it is cut short, or not protobuf")
+            raise _MalformedError("it is cut short, or not protobuf")
         yield number, data[position : position + length]
         position += length
 
@@ -191,4 +191,4 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
-    raise _Malformed("it is cut short, or not protobuf")
+    raise _MalformedError("it is cut short, or not protobuf")

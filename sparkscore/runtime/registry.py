@@ -19,6 +19,7 @@ __all__ = ["Resolved", "onnx_file_of", "resolve", "workers_read"]
 
 _MAX_MLMODEL_BYTES = 1 << 20
 _MODELS = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))")
+_RUNS = re.compile(r"runs:/[^/]+/.+")
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND", "BAD_REQUEST")
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 
@@ -49,6 +50,8 @@ def resolve(uri: str, scratch: Path) -> Resolved:
     if uri.startswith("models:"):
         return _registered(uri, scratch)
     if uri.startswith("runs:"):
+        if not _RUNS.fullmatch(uri):
+            raise _misspelt(uri, "runs:/<run id>/<path of the artifact>")
         return Resolved(_downloaded(uri, scratch), uri, None, readable=False)
     local = files.local_path(uri)
     location = str(local.absolute()) if local is not None else uri
@@ -84,16 +87,16 @@ def onnx_file_of(root: str, uri: str) -> str:
 def _registered(uri: str, scratch: Path) -> Resolved:
     match = _MODELS.fullmatch(uri)
     if match is None:
-        raise error(
-            "SPS-MODEL-MISSING",
-            f"Expected models:/name@alias or models:/name/version. Got {uri}.",
-            "Name an alias or a version; stages are gone from MLflow 3.",
-        )
+        raise _misspelt(uri, "models:/<name>@<alias> or models:/<name>/<version>")
     name, alias, version = match.group("name", "alias", "version")
     if alias is not None:
         version = str(_asked(uri, lambda mlflow: mlflow.MlflowClient().get_model_version_by_alias(name, alias).version))
     pinned = f"models:/{name}/{version}"
     return Resolved(_downloaded(pinned, scratch), pinned, version, readable=False)
+
+
+def _misspelt(uri: str, expected: str) -> SparkscoreError:
+    return error("SPS-MODEL-MISSING", f"Expected {expected}. Got {uri}.", "Correct model.uri.")
 
 
 def _downloaded(uri: str, scratch: Path) -> str:
@@ -108,12 +111,15 @@ def _asked(uri: str, question: Callable[[Any], Any]) -> Any:
         import mlflow
         import mlflow.artifacts
         from mlflow.exceptions import MlflowException
+        from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException as NoStore
     except ImportError as cause:
-        raise _package_missing(uri, cause) from cause
+        raise _package_missing(uri, cause.name or "mlflow", "sparkscore[mlflow]") from cause
     try:
         return question(mlflow)
-    except ImportError as cause:  # the skinny wheel meets a SQL registry, or an artifact store without its client
-        raise _package_missing(uri, cause) from cause
+    except ImportError as cause:  # the client of an artifact store
+        raise _package_missing(uri, str(cause), cause.name or "mlflow") from cause
+    except NoStore as cause:  # what the skinny wheel says of a SQL registry
+        raise _package_missing(uri, "a store for MLFLOW_TRACKING_URI", "sqlalchemy alembic") from cause
     except (MlflowException, OSError) as cause:
         code = getattr(cause, "error_code", "RESOURCE_DOES_NOT_EXIST" if isinstance(cause, FileNotFoundError) else "")
         raise _refused(uri, code, cause, mlflow.get_registry_uri()) from cause
@@ -129,9 +135,9 @@ def _refused(uri: str, code: str, cause: Exception, registry: str) -> Sparkscore
     return error("SPS-CLUSTER-STORAGE", got, "Look at the registry and its artifact store; try again.")
 
 
-def _package_missing(uri: str, cause: ImportError) -> SparkscoreError:
+def _package_missing(uri: str, missing: str, install: str) -> SparkscoreError:
     return error(
         "SPS-ENV-PACKAGE",
-        f"Expected the packages that MLflow needs to resolve {uri}. Got no {cause.name}.",
-        'pip install "sparkscore[mlflow]"' + ("" if (cause.name or "mlflow") == "mlflow" else f" {cause.name}"),
+        f"Expected the packages that MLflow needs to resolve {uri}. Got no {missing}.",
+        f'pip install "{install}"' if "[" in install else f"pip install {install}",
     )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparkscore.errors import error
+from sparkscore.runtime.cache import cache_root
 from sparkscore.spark import jars, java
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def local_session(master: str | None = None, conf: dict[str, str] | None = None)
     settings = {
         **_LOCAL_CONF,
         **DELTA_CONF,
+        "spark.sql.warehouse.dir": str(cache_root() / "warehouse"),  # Spark's default litters the current folder
         "spark.jars": ",".join(str(jar) for jar in jars.ensure()),
         "spark.master": master or f"local[{os.cpu_count() or 2},4]",
         **(conf or {}),
