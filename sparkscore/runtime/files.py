@@ -64,7 +64,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     if path is not None:
         return _local(), str(path)
     scheme = _scheme(uri)
-    host, _, below = uri.partition(":")[2].removeprefix("//").partition("/")
+    host, _, below = uri.partition("://")[2].partition("/")
     if scheme not in ("s3", "s3a", "s3n", "hdfs") or not host:
         raise error(
             "SPS-ENV-SOURCE",
@@ -88,7 +88,8 @@ def read_chunks(uri: str, chunk_bytes: int) -> Iterator[bytes]:
     """Read a file of any size piece by piece. A missing one, or what is no file, raises FileNotFoundError."""
     handle, path = filesystem(uri)
     with _mapped(uri):
-        if local_path(uri) is not None and not Path(path).is_file():  # a pipe would block, a folder has no bytes
+        # Asked first: a pipe would block, and fsspec opens nothing when it does not reach the store.
+        if not handle.get_file_info(path).is_file:
             raise FileNotFoundError(uri)
         with handle.open_input_stream(path, compression=None) as source:  # never unpacks a file named x.gz
             while chunk := source.read(chunk_bytes):

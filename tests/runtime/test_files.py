@@ -1,0 +1,160 @@
+"""Files by URI: every scheme that a worker reads, and one clear error for each way that a store refuses."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparkscore.errors import SparkscoreError
+from sparkscore.runtime import files
+
+
+def code_of(call, *args):
+    with pytest.raises(SparkscoreError) as caught:
+        call(*args)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("/m/a.onnx", "/m/a.onnx"),
+        ("m/a.onnx", "m/a.onnx"),
+        ("m/a:b.onnx", "m/a:b.onnx"),
+        ("file:/m/a.onnx", "/m/a.onnx"),
+        ("file:///m/a%20b.onnx", "/m/a%20b.onnx"),
+        ("dbfs:/m/a.onnx", "/dbfs/m/a.onnx"),
+        ("dbfs:/Volumes/c/s/v/a.onnx", "/Volumes/c/s/v/a.onnx"),
+        ("/Volumes/c/s/v/a.onnx", "/Volumes/c/s/v/a.onnx"),
+        ("s3://b/a.onnx", None),
+        ("s3a://b/a.onnx", None),
+        ("hdfs://nn:8020/a.onnx", None),
+    ],
+)
+def test_a_uri_on_a_mounted_disk_is_a_path(uri, path):
+    assert files.local_path(uri) == (None if path is None else Path(path))
+
+
+@pytest.mark.parametrize("name", ["plain.bin", "with space", "per%20cent", "ünï.bin", "a#b?c"])
+@pytest.mark.parametrize("scheme", ["", "file:", "file://"])
+def test_bytes_come_back_as_they_were_written(tmp_path, scheme, name):
+    uri = f"{scheme}{tmp_path}/new/folder/{name}"
+    files.write_bytes(uri, b"\x00\xff")
+    assert files.read_bytes(uri) == b"\x00\xff"
+    assert (tmp_path / "new" / "folder" / name).read_bytes() == b"\x00\xff"
+
+
+def test_a_compressed_file_is_read_as_its_own_bytes(tmp_path):
+    packed = gzip.compress(b"text")
+    (tmp_path / "a.gz").write_bytes(packed)
+    assert files.read_bytes(str(tmp_path / "a.gz")) == packed
+
+
+def test_chunks_add_up_to_the_file_and_none_is_longer(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(range(256)))
+    chunks = list(files.read_chunks(str(tmp_path / "a"), 100))
+    assert [len(c) for c in chunks] == [100, 100, 56]
+    assert b"".join(chunks) == bytes(range(256))
+
+
+def test_a_missing_file_stays_a_file_not_found_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    for place in (tmp_path / "none", tmp_path / "file" / "below", tmp_path):
+        with pytest.raises(FileNotFoundError):
+            files.read_bytes(str(place))
+
+
+def test_a_pipe_is_no_file_and_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(str(tmp_path / "pipe"))
+    assert files.list_files(str(tmp_path / "pipe")) == []
+
+
+def test_stat_answers_in_the_order_asked_with_none_for_what_is_missing(tmp_path):
+    (tmp_path / "a").write_bytes(b"123")
+    os.utime(tmp_path / "a", ns=(7, 1_700_000_000_123_456_789))
+    found = files.stat([str(tmp_path / "none"), f"file:{tmp_path}/a", str(tmp_path)])
+    assert found[0] is None
+    assert found[1] == files.FileStat(f"file:{tmp_path}/a", 3, 1_700_000_000_123_456_789)
+    assert found[2] is not None
+
+
+def test_a_folder_is_listed_below_or_flat_and_a_file_lists_itself(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_bytes(b"22")
+    (tmp_path / "a").write_bytes(b"1")
+    uri = f"file://{tmp_path}/"
+    assert [(f.uri, f.size_bytes) for f in files.list_files(uri)] == [(f"{uri}a", 1), (f"{uri}b/c", 2)]
+    assert [f.uri for f in files.list_files(uri, recursive=False)] == [f"{uri}a"]
+    assert [f.uri for f in files.list_files(f"{uri}a")] == [f"{uri}a"]
+    assert files.list_files(f"{uri}none") == []
+
+
+@pytest.mark.parametrize("uri", ["gs://b/a", "ftp://h/a", "s3:///a", "s3:a", "hdfs:///a", "s3://b/a//b", "/a\0b"])
+def test_a_uri_that_nothing_can_read_is_an_environment_error(monkeypatch, uri):
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert code_of(files.read_bytes, uri) == "SPS-ENV-SOURCE"
+
+
+def test_hdfs_goes_to_the_namenodes_http_port(monkeypatch):
+    monkeypatch.setenv("SPARKSCORE_WEBHDFS_PORT", "19870")
+    monkeypatch.setenv("HADOOP_USER_NAME", "ada")
+    handle, path = files.filesystem("hdfs://namenode:8020/models/a%20b/m.onnx")
+    assert path == "/models/a%20b/m.onnx"
+    assert handle.handler.fs.url == "http://namenode:19870/webhdfs/v1"
+    assert handle.handler.fs.pars == {"user.name": "ada"}
+
+
+def test_hdfs_without_fsspec_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(SparkscoreError, match=r'\[SPS-ENV-PACKAGE\].*fsspec.*pip install "sparkscore\[fs\]"'):
+        files.filesystem("hdfs://a-namenode-not-seen-before/a")
+
+
+def test_a_store_that_does_not_answer_is_named_with_the_file(monkeypatch):
+    monkeypatch.setenv("SPARKSCORE_WEBHDFS_PORT", "1")
+    with pytest.raises(SparkscoreError, match=r"\[SPS-CLUSTER-STORAGE\].*hdfs://127\.0\.0\.1/a"):
+        files.read_bytes("hdfs://127.0.0.1/a")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+def test_s3_gives_back_what_was_written(s3, scheme):
+    uri = f"{s3.bucket('files').replace('s3', scheme)}/deep/x y%20.bin"
+    files.write_bytes(uri, b"123")
+    assert files.read_bytes(uri) == b"123"
+    assert (s3.folder / "files/deep/x y%20.bin").read_bytes() == b"123"
+    found, missing = files.stat([uri, f"{uri}.none"])
+    assert (found.uri, found.size_bytes, missing) == (uri, 3, None)
+    assert found.mtime_ns > 0
+    assert [f.uri for f in files.list_files(uri.rpartition("/")[0])] == [uri]
+
+
+@pytest.mark.s3
+def test_a_missing_object_or_bucket_is_a_file_not_found_error(s3):
+    s3.bucket("empty")
+    for uri in ("s3://empty/none", "s3://nobucket/none"):
+        with pytest.raises(FileNotFoundError):
+            files.read_bytes(uri)
+        assert files.list_files(uri) == []
+
+
+@pytest.mark.s3
+def test_a_wrong_secret_is_no_permission(s3, monkeypatch):
+    uri = f"{s3.bucket('secret')}/a"
+    files.write_bytes(uri, b"1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    assert code_of(files.read_bytes, uri) == "SPS-ENV-ACCESS"
+    assert code_of(files.stat, [uri]) == "SPS-ENV-ACCESS"
+    assert code_of(files.list_files, "s3://secret") == "SPS-ENV-ACCESS"
+
+
+@pytest.mark.s3
+def test_an_endpoint_that_does_not_answer_is_storage_not_permission(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert code_of(files.stat, ["s3://b/403"]) == "SPS-CLUSTER-STORAGE"
