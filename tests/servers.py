@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,26 +21,26 @@ START_LIMIT_S = 60
 # s3proxy with what its file system provider loads; the rest of its 152 jars are clients of other clouds.
 # jackson-annotations 2.21 is newer than what s3proxy's own pom brings, and needed.
 S3PROXY = jars._jars("""
-    5a13b0f7ff519183e55b8f453b8faaa23b92ccf0443f1fac515fedf2246bdc18  args4j:args4j:2.37
-    beebede8db065fe1b72909ecc66bb49acda618901635d86c25fce14a5915e37e  ch.qos.logback:logback-classic:1.6.3
-    a6967a28c8b086dee75a694d2f6fb8830c71153539866d7d8af065c9b6df91e0  ch.qos.logback:logback-core:1.6.3
-    53ca085f4a150f703f49e1aabd935bd03b43e1ea3d55d135438292af22cef56b  com.fasterxml.jackson.core:jackson-annotations:2.21
-    eeb3853282c24964a93a6eb4c1bbcb60c8d09fd8e0ffc75ab64ad21045a1fa78  com.fasterxml.woodstox:woodstox-core:7.0.0
-    796d8e28ac64e83a47c4c5935a8fecc4682650a04bbdead738ef0f5a3a0e6c46  com.google.guava:guava:33.7.1-jre
-    c034eb1afb158987dbb53a5fea0cadf611c8dae8daadd59c44d9d5ab70129cef  jakarta.servlet:jakarta.servlet-api:6.0.0
-    a61c48d553efad78bc01fffc4ac528bebbae64cbaec170b2a5e39cf61eb51abe  org.codehaus.woodstox:stax2-api:4.2.2
-    d0a0886f02f31f025304194e637343cc15c63a958a5e25b6ca9e910e197ede85  org.gaul:s3proxy:4.1.0
-    44508fd1576500688c790b190acdd16fec4f8c79a3e0b900afd70503cf055f55  org.slf4j:slf4j-api:2.0.18
-    c991709ecc534c20936394f2cdb44243db3b62bb7b89c3db6c51ffc59411a6ee  software.amazon.awssdk:aws-core:2.54.2
-    e077d6011b4a7b191662467bc1e60fe0de50a40ed0e6b4ce2b30d9d3abbe90ae  software.amazon.awssdk:checksums-spi:2.54.2
-    9723c92010530e795e5418563332c29d89e2250b395258ec2d377e2c046cc477  software.amazon.awssdk:checksums:2.54.2
-    c90bcca41bf109015def94e23ccb3d0e9b55227affdaec0f3f1ab2ac2f4b58f3  software.amazon.awssdk:http-client-spi:2.54.2
-    f52a79a2b8462f27a03eaa410005f453a72e672b588877f7b3d1b7969a13f09f  software.amazon.awssdk:s3:2.54.2
-    e30fea4b8db14c1a5d65f4cc8679f4f5323e21b6ddf98a61b541014ec126236e  software.amazon.awssdk:sdk-core:2.54.2
-    5739fe61937f17842c2f655dd7c6b09fa3a59f2e876125d9d5f8b305b9e406b0  software.amazon.awssdk:utils:2.54.2
-    93d9090b8c505b2f942ad85dd5821e8c401bfbafafff11708a3fbe2ef9da18ca  tools.jackson.core:jackson-core:3.2.2
-    d27509f990d990fc779a01f3f612005ff6c67dc3bb0a720f5f4d9b2f5c713401  tools.jackson.core:jackson-databind:3.2.2
-    627a1c904e866822c929fec9c4447068f78f3b94fa84d1fd1b47f6ce1e7dca4a  tools.jackson.dataformat:jackson-dataformat-xml:3.2.2
+5a13b0f7ff519183e55b8f453b8faaa23b92ccf0443f1fac515fedf2246bdc18 args4j:args4j:2.37
+beebede8db065fe1b72909ecc66bb49acda618901635d86c25fce14a5915e37e ch.qos.logback:logback-classic:1.6.3
+a6967a28c8b086dee75a694d2f6fb8830c71153539866d7d8af065c9b6df91e0 ch.qos.logback:logback-core:1.6.3
+53ca085f4a150f703f49e1aabd935bd03b43e1ea3d55d135438292af22cef56b com.fasterxml.jackson.core:jackson-annotations:2.21
+eeb3853282c24964a93a6eb4c1bbcb60c8d09fd8e0ffc75ab64ad21045a1fa78 com.fasterxml.woodstox:woodstox-core:7.0.0
+796d8e28ac64e83a47c4c5935a8fecc4682650a04bbdead738ef0f5a3a0e6c46 com.google.guava:guava:33.7.1-jre
+c034eb1afb158987dbb53a5fea0cadf611c8dae8daadd59c44d9d5ab70129cef jakarta.servlet:jakarta.servlet-api:6.0.0
+a61c48d553efad78bc01fffc4ac528bebbae64cbaec170b2a5e39cf61eb51abe org.codehaus.woodstox:stax2-api:4.2.2
+d0a0886f02f31f025304194e637343cc15c63a958a5e25b6ca9e910e197ede85 org.gaul:s3proxy:4.1.0
+44508fd1576500688c790b190acdd16fec4f8c79a3e0b900afd70503cf055f55 org.slf4j:slf4j-api:2.0.18
+c991709ecc534c20936394f2cdb44243db3b62bb7b89c3db6c51ffc59411a6ee software.amazon.awssdk:aws-core:2.54.2
+e077d6011b4a7b191662467bc1e60fe0de50a40ed0e6b4ce2b30d9d3abbe90ae software.amazon.awssdk:checksums-spi:2.54.2
+9723c92010530e795e5418563332c29d89e2250b395258ec2d377e2c046cc477 software.amazon.awssdk:checksums:2.54.2
+c90bcca41bf109015def94e23ccb3d0e9b55227affdaec0f3f1ab2ac2f4b58f3 software.amazon.awssdk:http-client-spi:2.54.2
+f52a79a2b8462f27a03eaa410005f453a72e672b588877f7b3d1b7969a13f09f software.amazon.awssdk:s3:2.54.2
+e30fea4b8db14c1a5d65f4cc8679f4f5323e21b6ddf98a61b541014ec126236e software.amazon.awssdk:sdk-core:2.54.2
+5739fe61937f17842c2f655dd7c6b09fa3a59f2e876125d9d5f8b305b9e406b0 software.amazon.awssdk:utils:2.54.2
+93d9090b8c505b2f942ad85dd5821e8c401bfbafafff11708a3fbe2ef9da18ca tools.jackson.core:jackson-core:3.2.2
+d27509f990d990fc779a01f3f612005ff6c67dc3bb0a720f5f4d9b2f5c713401 tools.jackson.core:jackson-databind:3.2.2
+627a1c904e866822c929fec9c4447068f78f3b94fa84d1fd1b47f6ce1e7dca4a tools.jackson.dataformat:jackson-dataformat-xml:3.2.2
 """)
 
 _QUIET = """<configuration><appender name="err" class="ch.qos.logback.core.ConsoleAppender">
@@ -54,7 +56,6 @@ class S3Server:
     access_key: str
     secret_key: str
     folder: Path
-    _process: subprocess.Popen[bytes]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -71,14 +72,10 @@ class S3Server:
         (self.folder / name).mkdir(exist_ok=True)
         return f"s3://{name}"
 
-    def stop(self) -> None:
-        """End this server, and no other."""
-        self._process.terminate()
-        self._process.wait(10)
 
-
-def s3_server(tmp_path: Path) -> S3Server:
-    """Start a server whose objects are in `tmp_path`; skips the test where there is no Java or no jars."""
+@contextmanager
+def s3_server(tmp_path: Path) -> Iterator[S3Server]:
+    """Run a server whose objects are in `tmp_path`; skips the test where there is no Java or no jars."""
     try:
         java = java_home() / "bin" / "java"
         classpath = jars.fetch(S3PROXY, Path(__file__).parents[1] / ".jars" / "s3proxy")
@@ -104,9 +101,12 @@ def s3_server(tmp_path: Path) -> S3Server:
     command = [str(java), *options, "-cp", ":".join(map(str, classpath)), "org.gaul.s3proxy.Main"]
     with (tmp_path / "s3proxy.log").open("wb") as log:
         process = subprocess.Popen([*command, "--properties", str(properties)], stdout=log, stderr=log)
-    _await_port(port, process, tmp_path / "s3proxy.log")
-    secret = server["s3proxy.credential"]
-    return S3Server(server["s3proxy.endpoint"], server["s3proxy.identity"], secret, folder, process)
+    try:
+        _await_port(port, process, tmp_path / "s3proxy.log")
+        yield S3Server(server["s3proxy.endpoint"], server["s3proxy.identity"], server["s3proxy.credential"], folder)
+    finally:
+        process.terminate()  # this server, and no other
+        process.wait(10)
 
 
 def _free_port() -> int:
@@ -125,5 +125,4 @@ def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             if process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
                 continue
-        process.terminate()
         pytest.fail(f"the S3 server did not start: {log.read_text()[-500:]}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,17 @@ def repin(pipeline: Any, planned: dict[str, Any]) -> PinnedModel:
     ref = model_from_json(planned)
     if ref.location.startswith("artifact:"):
         # The registry is asked for the version that the alias meant at the plan; only the digest counts.
-        found = pin(ref.location.removeprefix("artifact:"), encoder_files=encoder_files(pipeline))
+        uri, links = ref.location.removeprefix("artifact:"), pipeline.model.allow_links
+        found = pin(uri, encoder_files=encoder_files(pipeline), allow_links=links)
         if found.ref.sha256 != ref.sha256:
             raise error(
                 "SPS-MODEL-DIGEST",
                 f"Expected the planned model {ref.sha256[:12]}. Got {found.ref.sha256[:12]} at {ref.uri}.",
                 "Restore the planned version, or start a new run id.",
             )
-        return found
+        return replace(found, ref=ref)
     folder = cache.local_folder(ref)
-    names = [f.path for f in ref.files if f.path.startswith("encoders/")]
+    names = [f.path for f in ref.files if f.source]
     return PinnedModel(ref, folder, dict(zip(encoder_files(pipeline), names, strict=True)))
 
 

@@ -109,13 +109,14 @@ def copy_hashed(uri: str, target: Path) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     with _cache_access(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        sink = target.open("wb")
+        sink = target.open("wb", buffering=0)  # a full disk shows at the write, not at the close
     with sink:
         for chunk in files.read_chunks(uri, _CHUNK_BYTES):
             digest.update(chunk)
             with _cache_access(target):
-                sink.write(chunk)
-                sink.flush()  # a full disk shows here, not at the close
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[sink.write(rest) :]
             size += len(chunk)
     return size, digest.hexdigest()
 
@@ -169,12 +170,14 @@ def _replace(folder: Path, fresh: Path, ref: ModelRef) -> None:
 def _is_whole(folder: Path, ref: ModelRef) -> bool:
     paths = [(folder / f.path, f) for f in ref.files]
     with _cache_access(folder):
-        if not all(path.is_file() and path.stat().st_size == f.size_bytes for path, f in paths):
+        try:
+            whole = all(path.is_file() and path.stat().st_size == f.size_bytes for path, f in paths)
+            whole = whole and (folder in _verified or all(_sha256(path) == f.sha256 for path, f in paths))
+        except FileNotFoundError:  # another process is just replacing it
             return False
-        if folder not in _verified and not all(_sha256(path) == f.sha256 for path, f in paths):
-            return False
-    _remember(folder, ref)
-    return True
+    if whole:
+        _remember(folder, ref)
+    return whole
 
 
 def _remember(folder: Path, ref: ModelRef) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import cache, files, registry
+from sparkscore.runtime.mlmodel import Package, assert_recorded, read_package
 from sparkscore.runtime.onnx_file import ExternalData, external_data
+from sparkscore.runtime.session import read_signature
 from sparkscore.spec.scoring import ModelFile, ModelRef
 
 __all__ = ["PinnedModel", "pin"]
@@ -80,39 +82,42 @@ def pin(uri: str, *, encoder_files: Mapping[str, str] | None = None, allow_links
     Raises
     ------
     ModelError
-        `SPS-MODEL-MISSING`, `SPS-MODEL-FORMAT`, `SPS-MODEL-EXTERNAL`, `SPS-MODEL-LINK`, `SPS-MODEL-ENCODER`.
+        `SPS-MODEL-MISSING`, `SPS-MODEL-FORMAT`, `SPS-MODEL-EXTERNAL`, `SPS-MODEL-LINK`, `SPS-MODEL-ENCODER`,
+        `SPS-MODEL-SIGNATURE`.
     ClusterError
         `SPS-ENV-ACCESS`, `SPS-ENV-PACKAGE`, `SPS-ENV-SOURCE`, `SPS-CLUSTER-STORAGE`.
     """
     with cache.fresh_folder() as scratch:
         found = registry.resolve(uri, scratch)
-        folder, main = _main_file(found.location, uri)
+        folder, package = _package(found.location, uri)
         fresh = scratch / "model"
         fresh.mkdir(mode=0o700)
-        manifest = _graph_files(_Source(folder, uri, allow_links), main, fresh)
+        manifest = _graph_files(_Source(folder, uri, allow_links), package.main, fresh)
+        if package.inputs or package.outputs:
+            assert_recorded(package, read_signature(fresh, package.main), uri)
         encoders = [_encoder(i, name, at, fresh) for i, (name, at) in enumerate((encoder_files or {}).items())]
         manifest += encoders
         sha256 = cache.manifest_sha256(manifest)
         readable = found.readable and all(registry.workers_read(e.source) for e in encoders)
         location = folder if readable else f"artifact:{found.uri}"
-        ref = ModelRef(uri, found.version or sha256[:12], sha256, location, main, tuple(manifest))
+        ref = ModelRef(uri, found.version or sha256[:12], sha256, location, package.main, tuple(manifest))
         paths = {name: e.path for name, e in zip(encoder_files or (), encoders, strict=True)}
         return PinnedModel(ref, cache.publish(fresh, ref), paths)
 
 
-def _main_file(location: str, uri: str) -> tuple[str, str]:
-    """Give the folder and the name of the ONNX file: the location itself, the only one in it, or the MLmodel's."""
+def _package(location: str, uri: str) -> tuple[str, Package]:
+    """Give the folder, and its ONNX file: the location itself, the only one in the folder, or the MLmodel's."""
     listed = files.list_files(location, recursive=False)
     root = location.rstrip("/")
     if [f.uri for f in listed] == [location]:
         folder, _, name = root.rpartition("/")
-        return folder or "/", name
+        return folder or "/", Package(name)
     names = [f.uri[len(root) + 1 :] for f in listed]
     if "MLmodel" in names:
-        return root, registry.onnx_file_of(root, uri)
+        return root, read_package(root, uri)
     found = [n for n in names if n.endswith(".onnx")]
     if len(found) == 1:
-        return root, found[0]
+        return root, Package(found[0])
     raise error(
         "SPS-MODEL-MISSING",
         f"Expected an .onnx file at {location}, or a folder with exactly one. Got {', '.join(found) or 'none'}.",
@@ -179,6 +184,12 @@ def _encoder(index: int, name: str, located: str, fresh: Path) -> ModelFile:
     local = files.local_path(located)
     source = str(local.absolute()) if local is not None else located
     path = f"{ENCODERS}/{index}-{PurePosixPath(located).name}"
+    if (fresh / path).exists():
+        raise error(
+            "SPS-MODEL-ENCODER",
+            f"Expected {path} free in the model's folder, for the file {name}. Got external data of the model there.",
+            "Export the model with its external data under another name.",
+        )
     try:
         size, sha256 = cache.copy_hashed(source, fresh / path)
     except FileNotFoundError as cause:

@@ -123,7 +123,7 @@ def _node(data: memoryview, found: list[ExternalData], depth: int) -> None:
 def _attribute(data: memoryview, found: list[ExternalData], depth: int) -> None:
     if not _names_a_file(data):  # the numbers of a tree ensemble are millions of fields here, not packed
         return
-    for number, value in _fields(data):
+    for number, value in _whole(data, (5, 22)):
         if not isinstance(value, memoryview):
             continue
         if number in (5, 10):
@@ -135,7 +135,7 @@ def _attribute(data: memoryview, found: list[ExternalData], depth: int) -> None:
 
 
 def _sparse(data: memoryview, found: list[ExternalData]) -> None:
-    for number, value in _fields(data):
+    for number, value in _whole(data, (1, 2)):
         if number in (1, 2) and isinstance(value, memoryview):
             _tensor(value, found)
 
@@ -156,6 +156,16 @@ def _tensor(data: memoryview, found: list[ExternalData]) -> None:
         found.append(ExternalData(entries.get("location", ""), int(entries.get("offset", "0")), length))
     except ValueError:
         raise _MalformedError("an offset or length of external data is not a number") from None
+
+
+def _whole(data: memoryview, tensors: tuple[int, ...]) -> Iterator[tuple[int, int | memoryview]]:
+    """Walk a message whose `tensors` stand once: protobuf would merge the second into the first, behind our back."""
+    seen = set()
+    for number, value in _fields(data):
+        if number in tensors and number in seen:
+            raise _MalformedError("a tensor stands in it in two pieces")
+        seen.add(number)
+        yield number, value
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

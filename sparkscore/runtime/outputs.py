@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparkscore.errors import SparkscoreError, error
+from sparkscore.runtime.arrow import numbers, texts
 from sparkscore.runtime.encoders.lines import read_lines
 from sparkscore.runtime.steps import STEPS, Ranked, value_type
 from sparkscore.spec.scoring import OutputPlan
@@ -189,9 +190,9 @@ def _flat(value: Array) -> pa.Array:
     """Wrap all values, in row order; numbers that Spark can hold are not copied when they lie side by side."""
     flat = value.reshape(-1)
     if flat.dtype == object:
-        return pa.array(flat, pa.string())
+        return texts(flat)
     wider = _WIDER.get(str(flat.dtype))
-    return pa.array(flat.astype(wider) if wider else flat)
+    return numbers(flat.astype(wider) if wider else flat)
 
 
 def _nested(value: Array) -> pa.Array:
@@ -212,4 +213,4 @@ def _bytes(value: Array) -> pa.Array:
 
 def _offsets(rows: int, step: int) -> pa.Array:
     """Give the offsets of `rows` lists of one length."""
-    return pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(step))
+    return numbers(np.arange(rows + 1, dtype=np.int32) * np.int32(step))

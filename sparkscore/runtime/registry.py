@@ -1,7 +1,7 @@
 """Where a model's URI points to: a registry's names resolved once to a version, everything else as it is.
 
-MLflow is a registry and a store of artifacts here, nothing more: a package's `MLmodel` is read as data, and no code of
-it runs. A version's `source` is never parsed: in MLflow 3 it is ``models:/m-<id>``, not a path.
+MLflow is a registry and a store of artifacts here, nothing more: no code of a package runs. A version's `source` is
+never parsed: in MLflow 3 it is ``models:/m-<id>``, not a path.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import files
 
-__all__ = ["Resolved", "onnx_file_of", "resolve", "workers_read"]
+__all__ = ["Resolved", "resolve", "workers_read"]
 
-_MAX_MLMODEL_BYTES = 1 << 20
 _MODELS = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))")
 _RUNS = re.compile(r"runs:/[^/]+/.+")
+_CREDENTIALS = re.compile(r"//[^/\s]*@")  # of a registry's URI, such as postgresql://user:secret@host
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND", "BAD_REQUEST")
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 
@@ -55,33 +55,12 @@ def resolve(uri: str, scratch: Path) -> Resolved:
         return Resolved(_downloaded(uri, scratch), uri, None, readable=False)
     local = files.local_path(uri)
     location = str(local.absolute()) if local is not None else uri
-    return Resolved(location, uri, None, readable=workers_read(uri))
+    return Resolved(location, location, None, readable=workers_read(uri))
 
 
 def workers_read(uri: str) -> bool:
     """Tell whether a worker reads a URI with nothing but pyarrow."""
-    return not uri.startswith("hdfs:")
-
-
-def onnx_file_of(root: str, uri: str) -> str:
-    """Give the path of an MLflow package's ONNX file in the package, from its `MLmodel` read as data."""
-    import yaml
-
-    text = files.read_bytes(f"{root}/MLmodel")
-    try:
-        document: Any = yaml.safe_load(text) if len(text) <= _MAX_MLMODEL_BYTES else None
-        data = document["flavors"]["onnx"]["data"]
-    except (yaml.YAMLError, KeyError, TypeError):
-        data = None
-    path = PurePosixPath(data) if isinstance(data, str) and data.isprintable() else PurePosixPath()
-    if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise error(
-            "SPS-MODEL-FORMAT",
-            f"Expected an MLflow package whose flavors.onnx.data names a file inside it. Got {data!r}.",
-            "Log the model with mlflow.onnx; sparkscore runs no other flavour and no code of a package.",
-            model=uri,
-        )
-    return str(path)
+    return not uri.lower().startswith("hdfs:")
 
 
 def _registered(uri: str, scratch: Path) -> Resolved:
@@ -110,7 +89,6 @@ def _asked(uri: str, question: Callable[[Any], Any]) -> Any:
     try:
         import mlflow
         import mlflow.artifacts
-        from mlflow.exceptions import MlflowException
         from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException as NoStore
     except ImportError as cause:
         raise _package_missing(uri, cause.name or "mlflow", "sparkscore[mlflow]") from cause
@@ -120,14 +98,15 @@ def _asked(uri: str, question: Callable[[Any], Any]) -> Any:
         raise _package_missing(uri, str(cause), cause.name or "mlflow") from cause
     except NoStore as cause:  # what the skinny wheel says of a SQL registry
         raise _package_missing(uri, "a store for MLFLOW_TRACKING_URI", "sqlalchemy alembic") from cause
-    except (MlflowException, OSError) as cause:
+    except Exception as cause:  # boundary: artifact stores raise their clients' own errors
         code = getattr(cause, "error_code", "RESOURCE_DOES_NOT_EXIST" if isinstance(cause, FileNotFoundError) else "")
         raise _refused(uri, code, cause, mlflow.get_registry_uri()) from cause
 
 
 def _refused(uri: str, code: str, cause: Exception, registry: str) -> SparkscoreError:
     text = (str(cause).splitlines() or [""])[0][:200]
-    got = f"Expected {uri} in the registry {registry}. Got {code or type(cause).__name__}: {text}"
+    got = f"Expected {uri} in the registry {registry}. Got {code or type(cause).__name__}: {text}."
+    got = _CREDENTIALS.sub("//", got)
     if code in _NOT_THERE:
         return error("SPS-MODEL-MISSING", got, "Check the name, the alias or version, and MLFLOW_TRACKING_URI.")
     if code in _DENIED:

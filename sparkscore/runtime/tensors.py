@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sparkscore.runtime.arrow import mask_of, numbers, viewed
 from sparkscore.runtime.faults import Faults
 from sparkscore.spec.scoring import Missing
 
@@ -105,8 +106,7 @@ def null_mask(values: pa.Array) -> NDArray[np.bool_] | None:
     """Give which values are null, or None when none is (known without a look at the values)."""
     if not values.null_count:
         return None
-    mask: NDArray[np.bool_] = values.is_null().to_numpy(zero_copy_only=False)
-    return mask
+    return mask_of(values.is_null())
 
 
 def mark(cells: Cells, flaws: Sequence[Flaw]) -> None:
@@ -197,9 +197,12 @@ def read_texts(values: pa.Array, missing: Missing, name: str) -> tuple[NDArray[A
     nulls = null_mask(values)
     flaws = _null_flaws(nulls, missing, name) if nulls is not None else []
     if values.nbytes > missing.max_bytes:
-        flaws.append(too_large(pc.fill_null(pc.binary_length(values), 0).to_numpy(), missing, name))
+        sizes = viewed(pc.binary_length(values)).copy()
+        if nulls is not None:
+            sizes[nulls] = 0
+        flaws.append(too_large(sizes, missing, name))
     try:
-        array = values.to_numpy(zero_copy_only=False)
+        array = _objects(values.to_pylist())
     except (UnicodeDecodeError, pa.ArrowException):  # the former by pyarrow's Python paths, the latter by its C++ ones
         texts = [_decoded(raw) for raw in values.cast(_binary_like(values.type)).to_pylist()]
         array = np.array([text or "" for text in texts], dtype=object)
@@ -207,7 +210,6 @@ def read_texts(values: pa.Array, missing: Missing, name: str) -> tuple[NDArray[A
         message = f"Expected UTF-8 text in column {name!r}, got bytes that are not"
         flaws.append(Flaw(broken if nulls is None else broken & ~nulls, "SPS-ROW-DECODE", message))
     if nulls is not None:
-        array = array.copy()
         array[nulls] = str(missing.fill) if missing.null == "fill" else ""
     return array, flaws
 
@@ -273,17 +275,20 @@ def _stored(values: pa.Array) -> NDArray[Any]:
         values = values.cast(pa.uint8())
     elif pa.types.is_decimal(values.type):
         values = values.cast(pa.float64())
-    dtype = np.dtype(values.type.to_pandas_dtype())
-    data = values.buffers()[1]
-    if data is None or not len(values):
-        return np.zeros(len(values), dtype)
-    return np.frombuffer(data, dtype, len(values), values.offset * dtype.itemsize)
+    return viewed(values)
+
+
+def _objects(texts: list[str | None]) -> NDArray[Any]:
+    array = np.empty(len(texts), dtype=object)
+    array[:] = texts
+    return array
 
 
 def _has_to_tensor() -> bool:
     """Say whether this pyarrow packs columns row by row itself: `RecordBatch.to_tensor(row_major=True)`, from 17."""
     try:
-        pa.record_batch([pa.array([1]), pa.array([2])], names=["a", "b"]).to_tensor(row_major=True)
+        column = numbers(np.zeros(1))
+        pa.RecordBatch.from_arrays([column, column], names=["a", "b"]).to_tensor(row_major=True)
     except (AttributeError, TypeError):
         return False
     return True
@@ -299,7 +304,7 @@ def _side_by_side(cells: Cells, columns: Sequence[Any], dtype: np.dtype[Any]) ->
         return _viewed(columns[0], dtype).reshape(rows, 1)
     cells.tally.copied_bytes += rows * len(columns) * dtype.itemsize
     if _TO_TENSOR and dtype.kind in "iuf":
-        arrays = [c if isinstance(c, pa.Array) else pa.array(c) for c in columns]
+        arrays = [c if isinstance(c, pa.Array) else numbers(c) for c in columns]
         packed = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
         block: NDArray[Any] = packed.to_tensor(row_major=True).to_numpy()
         return block

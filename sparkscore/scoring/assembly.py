@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sparkscore.runtime.arrow import numbers
 from sparkscore.runtime.faults import Faults
 from sparkscore.runtime.outputs import OutputColumn
 from sparkscore.spec.scoring import ScoringPlan
@@ -84,7 +85,7 @@ class Assembly:
         index = np.full(scored.n, -1, dtype=np.int64)
         index[rows] = np.arange(len(rows))
         index[faults.bad] = -1
-        taken = pa.array(index, mask=index < 0)
+        taken = numbers(index, index < 0)
         return [array.take(taken) for array in built]
 
     def _built(self, i: int, rows: NDArray[np.int64], scored: Scored, faults: Faults) -> pa.Array:

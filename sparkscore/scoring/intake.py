@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sparkscore.runtime.arrow import mask_of, numbers, texts
 from sparkscore.runtime.faults import Faults
 from sparkscore.scoring.counts import Counts
 from sparkscore.spec.scoring import BLOCK_COL, CORRUPT_COL, DROPPED_COL, FILE_COL, ROW_COL
 
 __all__ = ["Intake", "mark_corrupt", "pointers"]
 
+_PLUS, _HASH = texts(["+", "#"])
 ORDINAL_COL = "_ss_ordinal"  # int64: position of the row within its (file, block), made here
 
 
@@ -50,7 +52,7 @@ class Intake:
             key = (files[start].as_py(), blocks[start].as_py())
             ordinals[start:stop] += self._seen.get(key, 0) - start
             self._seen[key] = self._seen.get(key, 0) + stop - start
-        return batch.append_column(pa.field(ORDINAL_COL, pa.int64()), pa.array(ordinals))
+        return batch.append_column(pa.field(ORDINAL_COL, pa.int64()), numbers(ordinals))
 
     def _without_dropped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if DROPPED_COL not in batch.schema.names:
@@ -66,14 +68,12 @@ class Intake:
 
 def _run_starts(files: pa.Array, blocks: pa.Array) -> list[int]:
     """Where the rows of another (file, block) begin; 0 is always one."""
-    changed = pc.or_(_differs(files), _differs(blocks))
-    return [0, *(np.flatnonzero(changed.to_numpy(zero_copy_only=False)) + 1).tolist()]
+    return [0, *(np.flatnonzero(_differs(files) | _differs(blocks)) + 1).tolist()]
 
 
-def _differs(column: pa.Array) -> pa.Array:
+def _differs(column: pa.Array) -> NDArray[np.bool_]:
     after, before = column.slice(1), column.slice(0, len(column) - 1)
-    both = pc.fill_null(pc.not_equal(after, before), False)
-    return pc.or_(both, pc.xor(after.is_null(), before.is_null()))
+    return mask_of(pc.not_equal(after, before)) | mask_of(pc.xor(after.is_null(), before.is_null()))
 
 
 def mark_corrupt(batch: pa.RecordBatch, faults: Faults) -> None:
@@ -81,8 +81,12 @@ def mark_corrupt(batch: pa.RecordBatch, faults: Faults) -> None:
     if CORRUPT_COL in batch.schema.names:
         lines = batch.column(CORRUPT_COL)
         if lines.null_count != len(lines):
-            corrupt: NDArray[np.bool_] = lines.is_valid().to_numpy(zero_copy_only=False)
-            faults.add(corrupt, "SPS-ROW-DECODE", "The line is malformed for the source's schema.", stage="read")
+            faults.add(
+                mask_of(lines.is_valid()),
+                "SPS-ROW-DECODE",
+                "The line is malformed for the source's schema.",
+                stage="read",
+            )
 
 
 def pointers(batch: pa.RecordBatch) -> pa.StringArray:
@@ -103,5 +107,5 @@ def pointers(batch: pa.RecordBatch) -> pa.StringArray:
         batch.column(name).cast(pa.string()) if name in batch.schema.names else nothing
         for name in (FILE_COL, ROW_COL, BLOCK_COL, ORDINAL_COL)
     )
-    by_block = pc.binary_join_element_wise(block, ordinal, "+")
-    return pc.binary_join_element_wise(file, pc.coalesce(index, by_block), "#")
+    by_block = pc.binary_join_element_wise(block, ordinal, _PLUS)
+    return pc.binary_join_element_wise(file, pc.coalesce(index, by_block), _HASH)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sparkscore.runtime.arrow import numbers, structs
 from sparkscore.runtime.faults import Fault
 from sparkscore.scoring.intake import pointers
 from sparkscore.spec.scoring import CORRUPT_COL
@@ -45,10 +46,10 @@ def err_column(found: dict[int, Verdict], n: int) -> pa.StructArray:
     """
     if not found:
         return _clean.slice(0, n) if n <= len(_clean) else pa.nulls(n, ERR_TYPE)
-    cells = pa.array(list(found.values()), type=ERR_TYPE)
+    cells = structs(list(found.values()), ERR_TYPE)
     index = np.full(n, -1, dtype=np.int64)
     index[list(found)] = np.arange(len(found))
-    return cells.take(pa.array(index, mask=index < 0))
+    return cells.take(numbers(index, index < 0))
 
 
 def verdicts(
@@ -76,7 +77,7 @@ def verdicts(
     """
     positions = list(faults)
     batch_rows, tries = calls
-    bad = batch.take(pa.array(positions, pa.int64()))
+    bad = batch.take(numbers(np.array(positions, np.int64)))
     contents = _contents(bad, names) if payload != "none" else [None] * len(positions)
     found: dict[int, Verdict] = {}
     for row, content, pointer in zip(positions, contents, pointers(bad).to_pylist(), strict=True):

@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from sparkscore.runtime import files
+from sparkscore.runtime.arrow import numbers
 from sparkscore.scoring.scorer import Scorer, open_scorer
 from sparkscore.spec.scoring import ModelRef, ScoringPlan
 
@@ -156,6 +158,6 @@ def _artifact_folder(model: ModelRef) -> str | None:
 def _with_task_id(batch: pa.RecordBatch, task_id: int | None) -> pa.RecordBatch:
     ids = pa.nulls(batch.num_rows, pa.int64())
     if task_id is not None and batch.num_rows:
-        ids = pa.concat_arrays([pa.array([task_id], pa.int64()), ids.slice(1)])
+        ids = pa.concat_arrays([numbers(np.array([task_id], np.int64)), ids.slice(1)])
     names = [*batch.schema.names, TASK_COL]
     return pa.RecordBatch.from_arrays([*batch.columns, ids], names=names)

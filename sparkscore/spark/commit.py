@@ -36,6 +36,7 @@ __all__ = [
     "write_unit",
 ]
 
+
 @dataclass(frozen=True)
 class Commit:
     """A commit of a unit, from the sink's own history."""

@@ -11,9 +11,8 @@ from tests.servers import S3Server, s3_server
 
 @pytest.fixture(scope="session")
 def _s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = s3_server(tmp_path_factory.mktemp("s3"))
-    yield server
-    server.stop()
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture

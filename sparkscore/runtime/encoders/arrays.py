@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sparkscore.runtime.arrow import numbers, viewed
 from sparkscore.runtime.tensors import (
     Cells,
     Flaw,
@@ -191,7 +192,7 @@ class ArrayEncoder:
     def _compacted(self, cells: Cells, column: pa.Array, good: Mask) -> tuple[Any, Ints, list[Flaw]]:
         """Copy the good rows together: a bad row of odd length leaves those behind it out of step."""
         rows = np.flatnonzero(good)
-        kept = column.take(pa.array(rows))
+        kept = column.take(numbers(rows))
         cells.tally.copied_bytes += kept.nbytes
         flat, compact_starts, flaws = self._values(cells, kept, _spans(kept), np.ones(len(rows), dtype=np.bool_))
         starts = np.zeros(len(good), dtype=np.int64)
@@ -284,7 +285,7 @@ def _bounds(lists: pa.Array) -> tuple[Ints, Ints, pa.Array]:
     if pa.types.is_fixed_size_list(lists.type):
         starts = (lists.offset + np.arange(len(lists), dtype=np.int64)) * lists.type.list_size
         return starts, starts + lists.type.list_size, lists.values
-    offsets = lists.offsets.to_numpy().astype(np.int64, copy=False)
+    offsets = viewed(lists.offsets).astype(np.int64, copy=False)
     return offsets[:-1], offsets[1:], lists.values
 
 

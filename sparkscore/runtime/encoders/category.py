@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sparkscore.errors import error
+from sparkscore.runtime.arrow import texts, viewed
 from sparkscore.runtime.encoders.lines import read_lines
 from sparkscore.runtime.tensors import Cells, is_text, null_mask
 from sparkscore.spec.scoring import Category, InputPlan
@@ -50,7 +51,7 @@ class CategoryEncoder:
         self.part = part
         self.name = part.columns[0]
         entries = vocabulary(part, folder)
-        self.entries = pa.array(entries, pa.string())
+        self.entries = texts(entries)
         self.width = width(part, entries)
         self.dtype = np.dtype(tensor.dtype)
         fill = part.missing.fill if part.missing.null == "fill" else None
@@ -62,8 +63,9 @@ class CategoryEncoder:
         nulls = null_mask(column)
         found = self._found(column)
         missed = null_mask(found)
-        indices = found.fill_null(0).to_numpy().astype(np.int64)
+        indices = viewed(found).astype(np.int64)
         if missed is not None:
+            indices[missed] = 0
             unknown = missed if nulls is None else missed & ~nulls
             if self.part.unknown is None:
                 message = f"Expected a value of the vocabulary in column {self.name!r}, got one that it lacks"
