@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from sparkscore.errors import error
-from sparkscore.run.frames import scoring_frame
+from sparkscore.run.frames import plan_names, scoring_frame
 from sparkscore.run.models import encoder_files
 from sparkscore.runtime.binding import bind
 from sparkscore.runtime.models import PinnedModel, pin
 from sparkscore.runtime.session import Signature, TensorInfo, read_signature
+from sparkscore.scoring.projection import projected, projected_schema
 from sparkscore.scoring.scorer import open_scorer, result_schema
 from sparkscore.spec.pipeline import load_pipeline
 from sparkscore.spec.scoring import ERR_COL, ScoringPlan
@@ -132,16 +134,13 @@ def score_local(
     Parameters are those of `score`. The result has the kept columns, the outputs, and `err`: null for a good row,
     else a struct of `sparkscore.tables.ERR`.
     """
-    if isinstance(table, pa.Table | pa.RecordBatch):
-        table = table.to_batches() if isinstance(table, pa.Table) else [table]
-        batches: Sequence[pa.RecordBatch] = table
-    else:
-        batches = list(table)
-    if not batches:
-        raise error("SPS-ENV-EMPTY", "Expected rows to score. Got none.", "Give a table with at least one batch.")
-    _, plan = _bound(model, inputs, outputs, batches[0].schema, {"keep": "all", **options})
-    schema = result_schema(plan, batches[0].schema)
-    return pa.Table.from_batches(open_scorer(plan).score(batches), schema=schema)
+    from sparkscore.spark.schemas import paths
+
+    schema, batches = _batches(table)
+    _, plan = _bound(model, inputs, outputs, schema, {"keep": "all", **options})
+    named = paths(schema, plan_names(plan))
+    scored = open_scorer(plan).score(projected(batch, named) for batch in batches)
+    return pa.Table.from_batches(scored, schema=result_schema(plan, projected_schema(schema, named)))
 
 
 def score_udf(
@@ -175,13 +174,25 @@ def score_udf(
         Columns in; a struct of the outputs and `err` out.
     """
     from sparkscore.spark.carriers import ColumnTask
-    from sparkscore.spark.schemas import arrow_schema, spark_schema, struct_of
+    from sparkscore.spark.schemas import arrow_schema, paths, spark_schema, struct_of
     from sparkscore.spark.udfs import column_function
 
     given = arrow_schema(struct_of(schema) if isinstance(schema, str) else schema)
     _, plan = _bound(model, inputs, outputs, given, {"keep": [], **options})
-    result = spark_schema(result_schema(plan, given))
-    return column_function(ColumnTask(plan, given), result, form)
+    named = paths(given, plan_names(plan))
+    result = spark_schema(result_schema(plan, projected_schema(given, named)))
+    return column_function(ColumnTask(plan, given, named), result, form)
+
+
+def _batches(table: pa.Table | pa.RecordBatch | Iterable[pa.RecordBatch]) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
+    """Give rows as batches with their schema, which an empty table has too; an iterator is not read ahead."""
+    if isinstance(table, pa.Table | pa.RecordBatch):
+        return table.schema, table.to_batches() if isinstance(table, pa.Table) else [table]
+    batches = iter(table)
+    first = next(batches, None)
+    if first is None:
+        raise error("SPS-ENV-EMPTY", "Expected rows to score. Got none.", "Give one batch or more, if empty.")
+    return first.schema, chain([first], batches)
 
 
 def _bound(

@@ -28,6 +28,8 @@ def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan) -> None:
     """Merge the run's bad rows, read from its committed rows, into the quarantine table."""
     from pyspark.sql import functions as F
 
+    if not plan.units:  # an empty input, which the pipeline allows: there may be no sink yet
+        return
     sink = spark.read.format("delta").load(pipeline.sink.location)
     bad = sink.where((F.col("_ss.run_id") == plan.run_id) & (F.col("_ss.status") == "error"))
     rows = _quarantine_rows(bad, pipeline).dropDuplicates(["q_id"])

@@ -17,7 +17,7 @@ from sparkscore.spec.scoring import HELPER_COLS, ScoringPlan
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["needed_columns", "prepared", "prepared_schema", "scoring_frame"]
+__all__ = ["needed_columns", "plan_names", "prepared", "prepared_schema", "scoring_frame"]
 
 
 def prepared(spark: SparkSession, snapshot: Snapshot, pipeline: Any, paths: Sequence[str] | None = None) -> DataFrame:
@@ -39,7 +39,12 @@ def prepared_schema(frame: DataFrame) -> pa.Schema:
 
 def scoring_frame(frame: DataFrame, plan: ScoringPlan) -> DataFrame:
     """Select what the scorer needs of a prepared frame, and nothing else."""
-    return project(frame, [*plan.columns, *plan.keep, *plan.keys], HELPER_COLS)
+    return project(frame, plan_names(plan), HELPER_COLS)
+
+
+def plan_names(plan: ScoringPlan) -> list[str]:
+    """Name the columns that a scorer takes: fed, kept and keys."""
+    return [*plan.columns, *plan.keep, *plan.keys]
 
 
 def needed_columns(snapshot: Snapshot, pipeline: Any, plan: ScoringPlan) -> list[str]:

@@ -37,7 +37,7 @@ class Columns:
     def name(self, reference: str) -> str:
         """Give the name that the plan uses: the column's own; for a field of a struct, the reference as written."""
         path = resolve(reference, self.fields)
-        return reference if len(path) > 1 or set(path[0]) & set(".`") else path[0]
+        return reference if len(path) > 1 else path[0]
 
     def type(self, reference: str) -> pa.DataType:
         """Give the type of the column that a reference means; of a dictionary-encoded column, its values'."""

@@ -10,7 +10,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import numbers
+from sparkscore.scoring.projection import projected
 from sparkscore.scoring.scorer import Scorer, open_scorer
 from sparkscore.spec.scoring import ModelRef, ScoringPlan
 
@@ -98,9 +99,10 @@ class ColumnTask:
     beside NaN: its NaN is taken as null, so that a missing value meets the pipeline's policy and is never a number.
     """
 
-    def __init__(self, plan: ScoringPlan, schema: pa.Schema) -> None:
+    def __init__(self, plan: ScoringPlan, schema: pa.Schema, paths: Mapping[str, tuple[str, ...]]) -> None:
         self.plan = plan
         self.schema = schema
+        self.paths = paths
 
     def arrow(self, columns: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
         """Score the arrays of one partition."""
@@ -110,14 +112,14 @@ class ColumnTask:
     def pandas(self, columns: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
         """Score the series of one partition."""
         for batch in worker_scorer(self.plan).score(self._batch(self._to_arrow(series)) for series in columns):
-            yield batch.to_pandas()
+            yield batch.to_pandas(integer_object_nulls=True)  # by way of floats, integers over 2^53 change
 
     def _batch(self, arrays: tuple[pa.Array, ...]) -> pa.RecordBatch:
-        return pa.RecordBatch.from_arrays(list(arrays), schema=self.schema)
+        return projected(pa.RecordBatch.from_arrays(list(arrays), schema=self.schema), self.paths)
 
-    def _to_arrow(self, series: tuple[pd.Series, ...]) -> tuple[pa.Array, ...]:
+    def _to_arrow(self, series: tuple[pd.Series | pd.DataFrame, ...]) -> tuple[pa.Array, ...]:
         pairs = zip(series, self.schema, strict=True)
-        return tuple(pa.Array.from_pandas(s, type=field.type) for s, field in pairs)
+        return tuple(_from_pandas(values, field.type) for values, field in pairs)
 
 
 def worker_scorer(plan: ScoringPlan) -> Scorer:
@@ -153,6 +155,13 @@ def _artifact_folder(model: ModelRef) -> str | None:
         if source.exists():
             target.symlink_to(source)
     return str(folder)
+
+
+def _from_pandas(values: pd.Series | pd.DataFrame, kind: pa.DataType) -> pa.Array:
+    """Take a column as pandas has it; Spark hands a struct over as a frame, in which a null struct has null fields."""
+    if values.ndim == 1:
+        return pa.Array.from_pandas(values, type=kind)
+    return pa.StructArray.from_arrays([_from_pandas(values[f.name], f.type) for f in kind], fields=list(kind))
 
 
 def _with_task_id(batch: pa.RecordBatch, task_id: int | None) -> pa.RecordBatch:

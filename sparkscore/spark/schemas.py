@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from sparkscore.errors import error
+from sparkscore.scoring.projection import projected_schema
 from sparkscore.spec.columns import Field, resolve
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import StructType
 
-__all__ = ["arrow_schema", "column", "fields", "flat_schema", "project", "quoted", "spark_schema", "struct_of"]
+__all__ = ["arrow_schema", "column", "fields", "flat_schema", "paths", "project", "quoted", "spark_schema", "struct_of"]
 
 
 def arrow_schema(schema: StructType) -> pa.Schema:
@@ -58,9 +59,9 @@ def struct_of(ddl: str) -> StructType:
         ) from cause
 
 
-def fields(schema: StructType) -> tuple[Field, ...]:
+def fields(schema: StructType | pa.Schema) -> tuple[Field, ...]:
     """Give the names of a schema, structs with their children, for `sparkscore.spec.columns.resolve`."""
-    return tuple(Field(f.name, _children(f.dataType)) for f in schema.fields)
+    return tuple(_field(f) for f in schema)
 
 
 def column(path: tuple[str, ...]) -> Column:
@@ -80,24 +81,29 @@ def project(frame: DataFrame, references: Iterable[str], helpers: Iterable[str])
 
     Nothing else crosses to Python: `mapInArrow` is never column-pruned.
     """
-    available = fields(frame.schema)
-    chosen = [column(resolve(r, available)).alias(r) for r in dict.fromkeys(references)]
+    chosen = [column(path).alias(name) for name, path in paths(frame.schema, references).items()]
     present = set(frame.columns)
     return frame.select(*chosen, *(column((h,)) for h in helpers if h in present))
 
 
 def flat_schema(schema: StructType, references: Iterable[str]) -> pa.Schema:
     """Give the Arrow schema of `project`'s referenced columns."""
-    available, whole = fields(schema), arrow_schema(schema)
-    return pa.schema([pa.field(r, _type_at(whole, resolve(r, available))) for r in dict.fromkeys(references)])
+    return projected_schema(arrow_schema(schema), paths(schema, references))
 
 
-def _type_at(schema: pa.Schema, path: tuple[str, ...]) -> pa.DataType:
-    found: Any = schema.field(path[0]).type
-    for name in path[1:]:
-        found = found.field(name).type
-    return found
+def paths(schema: StructType | pa.Schema, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Find what each name of a scoring plan means: the column of exactly that name, else what it resolves to.
+
+    A plan names a column by its own name and a field of a struct by its reference, so `a.b` is the column when there
+    is one, and no name is taken for SQL.
+    """
+    available = fields(schema)
+    columns = {f.name for f in available}
+    return {n: (n,) if n in columns else resolve(n, available) for n in dict.fromkeys(names)}
 
 
-def _children(data_type: Any) -> tuple[Field, ...]:
-    return fields(data_type) if hasattr(data_type, "fields") else ()
+def _field(field: Any) -> Field:
+    """Take a field of a Spark or an Arrow schema; both iterate over a struct's own fields."""
+    kind = field.type if isinstance(field, pa.Field) else field.dataType
+    nested = pa.types.is_struct(kind) if isinstance(kind, pa.DataType) else hasattr(kind, "fields")
+    return Field(field.name, tuple(_field(f) for f in kind) if nested else ())

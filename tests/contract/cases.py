@@ -49,7 +49,8 @@ def everything(folder: Path) -> Case:
     """Each kind of column and of output in one model: numbers, category, list, bytes, bool, text, fields of structs."""
     n, words = 40, ["AA", "B6", "DL", "??"]
     ids = range(n)
-    vectors = [[float(i), 1.0, 2.0, 3.0] if i != 7 else [1.0] for i in ids]
+    vectors = [[float(i), 1.0, 2.0, 3.0] for i in ids]
+    vectors[6:8] = [None, [1.0]]
     table = pa.table(
         {
             "id": pa.array(ids, pa.int64()),
@@ -57,7 +58,7 @@ def everything(folder: Path) -> Case:
             "we.ird": pa.array([i * 3 if i != 4 else 2**40 for i in ids], pa.int64()),
             "tick`y": pa.array([i % 5 for i in ids], pa.int16()),
             "carrier": pa.array([words[i % 3 if i != 5 else 3] for i in ids], pa.string()),
-            "vector": pa.array([None if i == 6 else v for i, v in zip(ids, vectors, strict=True)], pa.list_(pa.float32())),
+            "vector": pa.array(vectors, pa.list_(pa.float32())),
             "raw": pa.array([struct.pack("<2f", i, -i) if i != 8 else b"\x00\x01" for i in ids], pa.binary()),
             "flag": pa.array([i % 2 == 0 for i in ids], pa.bool_()),
             "text": pa.array([f"n{i} ü" if i != 9 else None for i in ids], pa.string()),
@@ -70,7 +71,7 @@ def everything(folder: Path) -> Case:
         }
     )
     inputs = {
-        "x": ["amount", "`we.ird`", "tick`y"],  # `amount`: the only case-insensitive match
+        "x": ["amount", "`we.ird`", "`tick``y`"],  # `amount`: the only case-insensitive match
         "i": {"columns": ["`we.ird`"], "range": [0, 1000]},
         "cat": {"category": "carrier", "vocabulary": words[:3]},
         "v": "vector",

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import BaseModel
 
 from sparkscore.errors import Exit
+from sparkscore.spec.document import read_document
 from sparkscore.spec.entries import Missing
 from sparkscore.spec.json_schema import json_schema
 from sparkscore.spec.pipeline import Model, OnError, OutputEntry, Quarantine, Sink, Source, load_pipeline
@@ -48,8 +48,8 @@ def _blocks(language: str) -> list[Any]:
 
 @pytest.mark.parametrize("block", _blocks("yaml"))
 def test_each_yaml_block_is_a_pipeline_or_keys_of_one(block: str) -> None:
-    document = yaml.safe_load(block)
-    load_pipeline(document if "version" in document else {**_LEAST, **document}, {})
+    document = read_document(block)
+    load_pipeline(document if "version" in document else {**_LEAST, **document})
 
 
 @pytest.mark.parametrize("block", _blocks("python"))
