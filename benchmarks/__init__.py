@@ -1,1 +1,1 @@
-"""What a scored row costs, in CPU-seconds of the whole process tree, beside the other ways to score on Spark."""
+"""What sparkscore costs beside other ways to score the same rows: one command, one table (`docs/benchmarks.md`)."""

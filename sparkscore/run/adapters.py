@@ -111,12 +111,13 @@ def score(
     from sparkscore.spark.carriers import FrameTask
     from sparkscore.spark.schemas import arrow_schema, quoted, spark_schema
     from sparkscore.spark.sessions import hand_out
+    from sparkscore.spark.udfs import map_in_arrow
 
     pinned, plan = _bound(model, inputs, outputs, prepared_schema(df), {"keep": "all", **options})
     hand_out(df.sparkSession, pinned.ref, pinned.folder)
     frame = scoring_frame(df, plan)
     schema = result_schema(plan, arrow_schema(frame.schema))
-    scored = frame.mapInArrow(FrameTask(plan), spark_schema(schema))
+    scored = map_in_arrow(frame, FrameTask(plan), spark_schema(schema))
     status = F.when(F.col(ERR_COL).isNull(), "ok").otherwise("error").alias("status")
     ss = F.struct(status, *(F.col(ERR_COL).getField(name).alias(name) for name in _FRAME_FIELDS))
     return scored.select(*(F.col(quoted(c)) for c in scored.columns if c != ERR_COL), ss.alias("_ss"))

@@ -35,6 +35,7 @@ from sparkscore.spark.failures import from_spark, mapped
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sessions import hand_out, interruptible, is_over
 from sparkscore.spark.survey import changed_since
+from sparkscore.spark.udfs import map_in_arrow
 from sparkscore.spec.scoring import ScoringPlan
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ class _Attempt:
         declared = spark_schema(schema.append(pa.field(TASK_COL, pa.int64())))
         provider = _PROVIDERS.get(self.pipeline.model.device, "auto")
         constants = unit_constants(self.plan.run_id, unit, scoring.model, provider, datetime.now(UTC))
-        return with_ss(frame.mapInArrow(UnitTask(scoring, context), declared), constants)
+        return with_ss(map_in_arrow(frame, UnitTask(scoring, context), declared), constants)
 
     def _task_plan(self) -> ScoringPlan:
         scoring = self.job.scoring

@@ -108,7 +108,7 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
     filtered = sum(sample.counts.rows_filtered.values())
     bad_rows = sum(bad.values())
     fraction = bad_rows / max(1, rows - filtered)
-    duplicates = _duplicate_key_rows(sample, pipeline.keys)
+    duplicates = _duplicate_key_rows(sample, job.scoring.keys)
     model = job.model.ref
     return CheckReport(
         pipeline=pipeline.name,
@@ -141,7 +141,7 @@ def _warnings(job: Bound, sample: Sample, fraction: float, duplicates: int) -> l
             "rows are: mend the data, or raise on_error.max_fraction"
         )
     if duplicates:
-        keys = ", ".join(job.pipeline.keys)
+        keys = ", ".join(job.scoring.keys)
         found.append(f"keys are not unique: {duplicates} of the first {rows} rows share {keys} with another row")
     wanted = job.scoring.session.device
     if wanted in ("cuda", "tensorrt") and sample.provider == "CPUExecutionProvider":

@@ -6,6 +6,7 @@ Each fold is one MERGE on the table's key, so it may be repeated after any crash
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.ledger.fold import run_rows, unit_rows
@@ -32,7 +33,7 @@ def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan) -> None:
         return
     sink = spark.read.format("delta").load(pipeline.sink.location)
     bad = sink.where((F.col("_ss.run_id") == plan.run_id) & (F.col("_ss.status") == "error"))
-    rows = _quarantine_rows(bad, pipeline).dropDuplicates(["q_id"])
+    rows = _quarantine_rows(bad, plan.header["keys"], pipeline.quarantine.payload).dropDuplicates(["q_id"])
     merge(spark, quarantine_location(pipeline), QUARANTINE, ("q_id",), rows, update=("last_seen_at",))
 
 
@@ -71,10 +72,10 @@ def merge(
         spark.catalog.dropTempView(view)
 
 
-def _quarantine_rows(bad: DataFrame, pipeline: Any) -> DataFrame:
+def _quarantine_rows(bad: DataFrame, names: Sequence[str], payload_mode: str) -> DataFrame:
     from pyspark.sql import functions as F
 
-    keys = [item for k in pipeline.keys for item in (F.lit(k), F.col(quoted(k)).cast("string"))]
+    keys = [item for k in names for item in (F.lit(k), F.col(quoted(k)).cast("string"))]
     keys_map = F.create_map(*keys) if keys else F.create_map().cast("map<string,string>")
     now = F.current_timestamp()
     own = {
@@ -85,7 +86,7 @@ def _quarantine_rows(bad: DataFrame, pipeline: Any) -> DataFrame:
             256,
         ),
         "keys": keys_map,
-        "payload_mode": F.lit(pipeline.quarantine.payload),
+        "payload_mode": F.lit(payload_mode),
         "first_seen_at": now,
         "last_seen_at": now,
         "expires_at": now + F.expr(f"INTERVAL {_KEEP_DAYS} DAYS"),

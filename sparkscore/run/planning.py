@@ -15,6 +15,7 @@ from sparkscore.ledger.plans import LEDGER_VERSION, Plan
 from sparkscore.run.frames import needed_columns, prepared, prepared_schema, scoring_frame
 from sparkscore.run.models import model_to_json, pin_model, repin
 from sparkscore.run.units import MAX_UNITS, pack
+from sparkscore.runtime import files
 from sparkscore.runtime.binding import Binding, bind
 from sparkscore.runtime.models import PinnedModel
 from sparkscore.runtime.session import read_signature
@@ -61,6 +62,7 @@ def bound(spark: SparkSession, pipeline: Any) -> Bound:
     SpecError, ModelError, ClusterError
         Whatever of the pipeline cannot work, before anything is scored.
     """
+    _assert_on_disk(pipeline)
     snapshot, paths = pin_source(spark, pipeline.source)
     return _bind(spark, pipeline, snapshot, tuple(sorted(paths)), pin_model(pipeline))
 
@@ -94,6 +96,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "model": model_to_json(job.model.ref),
         "input": snapshot.to_json(),
         "input_ss": job.input_ss,
+        "keys": list(job.scoring.keys),
         "where_steps": {str(i): name for i, name in where_steps(pipeline.prepare).items()},
         "sink": pipeline.sink.location,
         "quarantine": quarantine_location(pipeline),
@@ -147,6 +150,20 @@ def _bind(spark: SparkSession, pipeline: Any, snapshot: Snapshot, paths: tuple[s
         # Without keys the address is the row's only name, so it stands on every row.
         binding = replace(binding, plan=replace(binding.plan, pointers="all"))
     return Bound(pipeline, snapshot, paths, model, binding, any(f.name == "_ss" for f in snapshot.struct.fields))
+
+
+def _assert_on_disk(pipeline: Any) -> None:
+    """Refuse stores whose atomicity this version does not have: it would lose commits there without a word."""
+    places = {"sink": pipeline.sink.location, "quarantine": pipeline.quarantine.location}
+    places |= {f"source[{i}]": location for i, location in enumerate(pipeline.source.location)}
+    for key, place in places.items():
+        if place is not None and files.local_path(place) is None:
+            raise error(
+                "SPS-SPEC-LATER",
+                f"Expected {key}.location on a local or mounted disk. Got {place}, which is not in this version.",
+                "Give a path that the driver and all workers mount.",
+                where=f"{key}.location",
+            )
 
 
 def _balance_basis(pipeline: Any, snapshot: Snapshot) -> str:

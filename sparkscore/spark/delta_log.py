@@ -43,6 +43,13 @@ def history(spark: SparkSession, location: str, limit: int | None = None) -> lis
     except AnalysisException as cause:
         if any(name in str(cause) for name in _MISSING):
             return []
+        if "PARSE_SYNTAX_ERROR" in str(cause):
+            raise error(
+                "SPS-ENV-PACKAGE",
+                "Expected a Spark session with Delta. Got one that does not know DESCRIBE HISTORY.",
+                "Start it with Delta's jars (`sparkscore jars`) and the settings spark.sql.extensions and "
+                "spark.sql.catalog.spark_catalog, as README.md shows for spark-submit.",
+            ) from cause
         raise
 
 

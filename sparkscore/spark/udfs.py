@@ -1,8 +1,11 @@
-"""A `ColumnTask` as a Spark column function: an Arrow UDF where Spark has it, an iterator pandas UDF elsewhere."""
+"""The calls of Spark that carry a task: `mapInArrow` over a frame, and a column function.
+
+A column function is an Arrow UDF where Spark has it, an iterator pandas UDF elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -10,9 +13,33 @@ import pyarrow as pa
 from sparkscore.spark.carriers import ColumnTask
 
 if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
     from pyspark.sql.types import StructType
 
-__all__ = ["column_function"]
+__all__ = ["column_function", "map_in_arrow"]
+
+Batches = Iterator[pa.RecordBatch]
+
+
+def map_in_arrow(frame: DataFrame, task: Callable[[Batches], Batches], result: StructType) -> DataFrame:
+    """Call `frame.mapInArrow` for columns of any name.
+
+    The columns cross under plain names: PySpark looks its own columns up by name there, and takes a dot in one for a
+    field of a struct (pyspark 4.2 `map_ops.py`).
+    """
+    names = frame.columns
+    return frame.toDF(*(f"c{i}" for i in range(len(names)))).mapInArrow(_Renamed(task, names), result)
+
+
+class _Renamed:
+    """Gives a task its batches with their columns' own names."""
+
+    def __init__(self, task: Callable[[Batches], Batches], names: list[str]) -> None:
+        self.task = task
+        self.names = names
+
+    def __call__(self, batches: Batches) -> Batches:
+        return self.task(batch.rename_columns(self.names) for batch in batches)
 
 
 def column_function(task: ColumnTask, result: StructType, form: Literal["auto", "arrow", "pandas"]) -> Any:

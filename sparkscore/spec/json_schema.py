@@ -112,9 +112,9 @@ _KEYS: dict[str, dict[str, str]] = {
         "min_ok_rows": "fewest good rows of a successful run",
         "batch_timeout_s": "seconds for one model call",
         "load_timeout_s": "seconds to load the session",
-        "no_progress_s": "seconds without a finished batch",
-        "max_guard_deaths": "worker deaths that guarded retry bears",
-        "guard": "guarded retry: auto or off",
+        "no_progress_s": "not in this version",
+        "max_guard_deaths": "not in this version",
+        "guard": "guarded retry: off",
         "allow_empty": "a source without rows is a success",
     },
     "Sink": {

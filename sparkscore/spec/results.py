@@ -134,9 +134,9 @@ class OnError(Closed):
     min_ok_rows: Count = 1
     batch_timeout_s: Seconds = 60.0
     load_timeout_s: Seconds = 600.0
-    no_progress_s: Seconds = 900.0
-    max_guard_deaths: Count = 64
-    guard: Annotated[Literal["auto", "off"], later("always")] = "auto"
+    no_progress_s: Later = None
+    max_guard_deaths: Later = None
+    guard: Annotated[Literal["off"], later("auto", "always")] = "off"
     allow_empty: Flag = False
 
 

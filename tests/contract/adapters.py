@@ -50,7 +50,7 @@ def column(form: str, sql: bool) -> Callable[[Any, Case, Path], Rows]:
         frame = _frame(spark, case, folder)
         quoted = ["`" + name.replace("`", "``") + "`" for name in case.fed]
         schema = frame.select(*quoted).schema
-        options = _with_budget(case)
+        options = {name: value for name, value in _with_budget(case).items() if name != "keep"}
         function = ss.score_udf(case.model, case.inputs, case.outputs, schema=schema, form=form, **options)
         assert not function.deterministic
         if sql:

@@ -39,7 +39,7 @@ def test_every_kind_of_column_and_output_is_scored_alike(spark, adapter: str, tm
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_null_nan_infinity_and_range_meet_their_policy_alike(spark, adapter: str, tmp_path: Path) -> None:
     case = cases.policies(tmp_path / "model", {"null": "error", "nan": "allow", "inf": "error"})
-    expected = dict((key, (outputs, code)) for key, outputs, code in local(None, case, tmp_path))
+    expected = {key: (outputs, code) for key, outputs, code in local(None, case, tmp_path)}
     codes = [None, "SPS-ROW-NULL", None, "SPS-ROW-INF", "SPS-ROW-INF", "SPS-ROW-RANGE", "SPS-ROW-RANGE", None]
     assert [expected[i][1] for i in range(8)] == codes
     assert expected[2] == (("nan",), None)

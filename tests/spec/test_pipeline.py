@@ -75,7 +75,7 @@ missing: {"null": nan, nan: error, inf: allow}
 keys: [tx_id]
 keep: [tx_id, amount_log]
 on_error: {policy: fail, max_fraction: 0.05, max_rows: 10, min_sample_rows: 5, max_consecutive_bad_batches: 4,
-           min_ok_rows: 0, batch_timeout_s: 1.5, load_timeout_s: 2, no_progress_s: 3, max_guard_deaths: 1,
+           min_ok_rows: 0, batch_timeout_s: 1.5, load_timeout_s: 2,
            guard: "off", allow_empty: true}
 sink: {format: delta, location: /out/scores, mode: append, partition_by: [day], options: {mergeSchema: false},
        provenance: full, publish: progressive}
@@ -404,6 +404,9 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
         ({"model": {"uri": "/m", "weights": "lean"}}, "model.weights"),
         ({"model": {"uri": "/m", "verify": "oms"}}, "model.verify"),
         ({"on_error": {"guard": "always"}}, "on_error.guard"),
+        ({"on_error": {"guard": "auto"}}, "on_error.guard"),
+        ({"on_error": {"max_guard_deaths": 64}}, "on_error.max_guard_deaths"),
+        ({"on_error": {"no_progress_s": 900}}, "on_error.no_progress_s"),
         ({"sink": {"format": "parquet", "location": "/a"}}, "sink.format"),
         ({"sink": {"format": "delta", "table": "a.b"}}, "sink.table"),
         ({"sink": {"format": "delta", "location": "/a", "mode": "overwrite"}}, "sink.mode"),
