@@ -24,7 +24,7 @@ from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.planning import Bound, bound, make_plan, restore
-from sparkscore.run.proof import UnitProof, assert_complete, find_commit, gap, prove, recorded_proofs
+from sparkscore.run.proof import UnitProof, assert_complete, assert_held, find_commit, gap, prove, recorded_proofs
 from sparkscore.run.result import Run
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
@@ -184,6 +184,7 @@ class _Attempt:
                 self.proofs[unit.seq] = known
             else:
                 self._record("unit_reused", unit, prove(self.spark, self.plan, commit, self.store), 0)
+        assert_held(self.spark, self.sink, self.plan, self.proofs)
 
     def _score(self, unit: Unit) -> None:
         """Score one unit, commit it, and prove the commit; a commit that another writer overwrote is made again."""
@@ -250,7 +251,7 @@ class _Attempt:
 
     def _close(self) -> None:
         totals, on_error = self._totals(), self.pipeline.on_error
-        assert_complete(self.spark, self.sink, self.plan, {seq: p.commit.version for seq, p in self.proofs.items()})
+        assert_complete(self.spark, self.sink, self.plan, self.proofs)
         rows_in = sum(p.in_rows for p in self.proofs.values())
         if rows_in == 0 and not on_error.allow_empty:
             raise error(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import error
 from sparkscore.ledger.plans import Plan, Unit
 from sparkscore.ledger.store import Store
-from sparkscore.spark.commit import Commit, Committed, commits_of, count_unit
+from sparkscore.spark.commit import Commit, Committed, commits_of, count_rows, count_unit
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["UnitProof", "assert_complete", "find_commit", "gap", "prove", "recorded_proofs"]
+__all__ = ["UnitProof", "assert_complete", "assert_held", "find_commit", "gap", "prove", "recorded_proofs"]
 
 _RECENT = 20  # commits of other writers that may lie on top of ours before the whole history is read
 
@@ -106,8 +106,8 @@ def prove(spark: SparkSession, plan: Plan, commit: Commit, store: Store) -> Unit
     return proof
 
 
-def assert_complete(spark: SparkSession, location: str, plan: Plan, recorded: dict[int, int]) -> None:
-    """Prove that the sink still holds exactly one commit of each unit, at the version that was recorded.
+def assert_complete(spark: SparkSession, location: str, plan: Plan, proofs: Mapping[int, UnitProof]) -> None:
+    """Prove that the sink still holds exactly one commit of each unit, at the version that was recorded, and its rows.
 
     Raises
     ------
@@ -120,12 +120,26 @@ def assert_complete(spark: SparkSession, location: str, plan: Plan, recorded: di
     for commit in commits_of(spark, location, plan.run_id):
         found.setdefault(commit.unit_seq, []).append(commit.version)
     for unit in plan.units:
-        if found.get(unit.seq) != [recorded.get(unit.seq)]:
-            raise gap(
-                f"unit {unit.seq} at version {recorded.get(unit.seq)}",
-                f"{found.get(unit.seq) or 'no commit'}",
-                plan.run_id,
-            )
+        version = proofs[unit.seq].commit.version if unit.seq in proofs else None
+        if found.get(unit.seq) != [version]:
+            raise gap(f"unit {unit.seq} at version {version}", f"{found.get(unit.seq) or 'no commit'}", plan.run_id)
+    assert_held(spark, location, plan, proofs)
+
+
+def assert_held(spark: SparkSession, location: str, plan: Plan, proofs: Mapping[int, UnitProof]) -> None:
+    """Prove that the rows of proved units are still there: RESTORE, DELETE or an overwrite leaves their commits in the
+    table's history and takes the rows.
+
+    Raises
+    ------
+    RecordError
+        `SPS-LEDGER-GAP` when rows are missing, or more than were committed.
+    """
+    held = count_rows(spark, location, plan.run_id) if proofs else {}
+    for seq, proof in proofs.items():
+        committed = proof.ok_rows + proof.bad_rows
+        if held.get(seq, 0) != committed:
+            raise gap(f"{committed} rows of unit {seq}", f"{held.get(seq, 0)}", plan.run_id)
 
 
 def recorded_proofs(events: Iterable[dict[str, Any]]) -> dict[int, UnitProof]:

@@ -7,6 +7,7 @@ never from accumulators or `observe()`, which count attempts.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sparkscore.errors import error
+from sparkscore.runtime import files
 from sparkscore.spark.carriers import TASK_COL
 from sparkscore.spark.delta_log import delta_path, history
 from sparkscore.spark.schemas import arrow_schema, quoted
@@ -30,11 +32,14 @@ __all__ = [
     "app_id",
     "check_sink",
     "commits_of",
+    "count_rows",
     "count_unit",
     "discard",
     "with_ss",
     "write_unit",
 ]
+
+_DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}\.c\d{3}\.")
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,17 @@ def count_unit(spark: SparkSession, location: str, run_id: str, unit_id: str) ->
     return Committed(row.ok, row.bad, frozenset(row.tasks), output_files)
 
 
+def count_rows(spark: SparkSession, location: str, run_id: str) -> dict[int, int]:
+    """Count the rows that the sink holds of a run now, by unit; reads one column of the run's own files."""
+    from pyspark.sql import functions as F
+
+    ours = spark.read.format("delta").load(location).where(F.col("_ss.run_id") == run_id)
+    return {
+        row.unit: row.rows
+        for row in ours.groupBy(F.col("_ss.unit_seq").alias("unit")).agg(F.count("*").alias("rows")).collect()
+    }
+
+
 def check_sink(spark: SparkSession, location: str, expected: pa.Schema) -> None:
     """Refuse a sink that cannot take the run's rows, or whose transactions expire, before anything is scored.
 
@@ -148,6 +164,7 @@ def check_sink(spark: SparkSession, location: str, expected: pa.Schema) -> None:
         `SPS-ENV-SINK` when the table forgets transactions, which exactly-once writes rest on.
     """
     if not history(spark, location, limit=1):
+        _refuse_other_files(location)
         return
     there = {f.name.lower(): f.type for f in arrow_schema(spark.read.format("delta").load(location).schema)}
     for column in expected:
@@ -166,6 +183,21 @@ def check_sink(spark: SparkSession, location: str, expected: pa.Schema) -> None:
             f"Expected a sink that keeps its transactions. Got {location} with delta.setTransactionRetentionDuration.",
             "Unset that property of the table, or give another sink.location.",
         )
+
+
+def _refuse_other_files(location: str) -> None:
+    """Refuse a folder of another's files, in which Delta would make a table beside them without a word.
+
+    Data files of a Delta writer that died before its first commit are no hindrance; their names tell them from Spark's.
+    """
+    for file in files.list_files(location):
+        *folders, name = file.uri.removeprefix(location).strip("/").split("/")
+        if not any(part.startswith(("_", ".")) for part in (*folders, name)) and not _DELTA_FILE.match(name):
+            raise error(
+                "SPS-SPEC-SINK",
+                f"Expected a Delta table or a new place at {location}. Got a folder of other files, such as {name}.",
+                "Give sink.location a place of its own.",
+            )
 
 
 def discard(spark: SparkSession, location: str, run_id: str) -> None:

@@ -48,6 +48,12 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Check source.location; a folder without readable files has no schema to infer.",
     ),
     (
+        r"DELTA_VERSION_NOT_FOUND|DELTA_NO_COMMITS_FOUND|DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND|DELTA_STATE_RECOVER",
+        "SPS-ENV-SOURCE",
+        "the asked version of the Delta table",
+        "Give source.version one that DESCRIBE HISTORY lists; older ones were cleaned up.",
+    ),
+    (
         r"AccessControlException|AccessDenied|Permission denied",
         "SPS-ENV-ACCESS",
         "permission to read and write there",

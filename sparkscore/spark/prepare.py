@@ -82,6 +82,10 @@ def _select(frame: DataFrame, step: Any) -> DataFrame:
     return frame.select(*(column((c,)) for c in frame.columns if c not in dropped))
 
 
+def _listed(names: list[str], most: int = 30) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _analysed(frame: DataFrame, where: str, text: str, make: Callable[[], DataFrame]) -> DataFrame:
     """Build a frame, and give Spark's refusal of an expression as an error of the pipeline file."""
     from pyspark.errors import AnalysisException, ParseException
@@ -89,11 +93,12 @@ def _analysed(frame: DataFrame, where: str, text: str, make: Callable[[], DataFr
     try:
         return make()
     except (AnalysisException, ParseException) as cause:
-        first = str(cause).strip().splitlines()[0]
-        columns = ", ".join(quoted(c) for c in frame.columns if c not in HELPER_COLS)
+        # Spark's suggestions may be helper columns of ours; the caller's own stand in our text.
+        first = str(cause).strip().splitlines()[0].split(" Did you mean", 1)[0].rstrip(". ")
+        columns = _listed([quoted(c) for c in frame.columns if c not in HELPER_COLS])
         raise error(
             "SPS-SPEC-COLUMN" if "UNRESOLVED_COLUMN" in first else "SPS-SPEC-EXPRESSION",
-            f"Expected an expression over the columns {columns}. Got `{text}`: {first}",
+            f"Expected an expression over the columns {columns}. Got `{text}`: {first}.",
             f"Mend {where}.",
             where=where,
         ) from cause

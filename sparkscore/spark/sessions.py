@@ -26,7 +26,7 @@ DELTA_CONF = {
 # For one machine: Spark's defaults plan for a cluster (200 shuffle partitions, 50 tasks for a table's log).
 _LOCAL_CONF = {
     "spark.sql.shuffle.partitions": "2",
-    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
     "spark.ui.enabled": "false",
     "spark.log.level": "ERROR",

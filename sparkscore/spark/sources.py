@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spark.delta_log import newest_version, plain_refusal, version_at
-from sparkscore.spark.failures import mapped
+from sparkscore.spark.failures import from_spark, mapped
 from sparkscore.spark.schemas import column, struct_of
 from sparkscore.spec.scoring import BLOCK_COL, CORRUPT_COL, FILE_COL, ROW_COL
 
@@ -102,11 +102,25 @@ def read_files(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str] | N
     by_base: dict[str, list[str]] = {}
     for path in paths:
         by_base.setdefault(_base_of(path, snapshot.locations), []).append(_escaped(path))
-    frames = [
-        _with_addresses(_reader(spark, snapshot).option("basePath", base).load(group), snapshot)
-        for base, group in by_base.items()
-    ]
+    frames = [_with_addresses(_load(spark, snapshot, base, group), snapshot) for base, group in by_base.items()]
     return reduce(lambda a, b: a.unionByName(b), frames)
+
+
+def _load(spark: SparkSession, snapshot: Snapshot, base: str, planned: list[str]) -> DataFrame:
+    """Read planned files; one that Spark does not find was there at the plan."""
+    from pyspark.errors import AnalysisException
+
+    try:
+        found: DataFrame = _reader(spark, snapshot).option("basePath", base).load(planned)
+    except AnalysisException as cause:
+        if "PATH_NOT_FOUND" not in str(cause):
+            raise
+        raise error(
+            "SPS-DATA-GONE",
+            f"Expected the input files as planned. Got: {from_spark(cause).context.get('file', base)} is gone.",
+            "Restore the file, or start a new run id over the data as it is now.",
+        ) from cause
+    return found
 
 
 def _with_addresses(frame: DataFrame, snapshot: Snapshot) -> DataFrame:
@@ -126,6 +140,8 @@ def _pin_delta(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
     if newest is None:
         raise _no_source(root, "no Delta table")
     version = newest if source.version is None else source.version
+    if version > newest:
+        raise _no_source(root, f"version {newest} as its newest, not {version}")
     if source.timestamp is not None:
         version = version_at(spark, root, source.timestamp)
     frame = _delta(spark, root, version)

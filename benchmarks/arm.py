@@ -1,0 +1,55 @@
+"""One arm in a process of its own: a session, a discarded first run, then one measured run for each line it is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accounting import TreeCpu
+from benchmarks.arms import ARMS, plain, raw, sparkscore
+
+
+def main(name: str, model: str) -> None:
+    """Answer each line ``<folder>`` on stdin with one JSON line: CPU-seconds, wall seconds."""
+    cpu = TreeCpu(os.getpid())
+    spark = None if ARMS.get(name) is raw else _spark()
+    for line in sys.stdin:
+        folder = Path(line.strip())
+        try:
+            runs = [_measured(cpu, arm, spark, folder, model) for arm in _arms(name)]
+        except Exception as cause:  # boundary: a peer that cannot run is a row of the table
+            _answer({"error": f"{type(cause).__name__}: {str(cause).splitlines()[0][:160]}"})
+            continue
+        _answer({"cpu_s": [r[0] for r in runs], "wall_s": [r[1] for r in runs]})
+
+
+def _arms(name: str) -> list[Callable[..., None]]:
+    """The named arm; or, for the near ratio, both of a pair in one session, one after the other."""
+    pairs = {"pair": [plain, sparkscore], "pair back": [sparkscore, plain]}
+    return pairs.get(name) or [ARMS[name]]
+
+
+def _measured(cpu: TreeCpu, arm: Callable[..., None], spark: Any, folder: Path, model: str) -> tuple[float, float]:
+    before, started = cpu.total_s(), time.monotonic()
+    arm(spark, folder, model)
+    wall_s = time.monotonic() - started
+    return cpu.total_s() - before, wall_s
+
+
+def _spark() -> Any:
+    from sparkscore.spark.sessions import local_session
+
+    return local_session("local[2]", {"spark.driver.memory": "2g"})
+
+
+def _answer(answer: dict[str, Any]) -> None:
+    print("@" + json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
