@@ -87,7 +87,7 @@ def test_a_later_claim_ends_the_earlier_driver(tmp_path: Path) -> None:
         zombie.assert_mine()
         with claim_run(store, "r1", interval_s=30, take_over=True, say=print) as successor:
             successor.assert_mine()
-            with pytest.raises(SparkscoreError, match="SPS-FENCED.*attempt 1.*attempt 2"):
+            with pytest.raises(SparkscoreError, match=r"SPS-FENCED.*attempt 1.*attempt 2"):
                 zombie.assert_mine()
 
 

@@ -1,4 +1,4 @@
-"""The notebook's way in: lazy frames, columns in SQL, tables without Spark, and what a worker has to import for them."""
+"""The notebook's way in: lazy frames, columns in SQL, tables without Spark, and what a worker imports for them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_table_is_scored_without_spark_to_the_same_values(model, tmp_path: Pat
 def test_bad_arguments_are_refused_before_a_row_is_read(frame, model) -> None:
     with pytest.raises(SparkscoreError, match="SPS-SPEC-COLUMN"):
         ss.score(frame, model, {"x": ["a", "b", "nowhere"]})
-    with pytest.raises(SparkscoreError, match="SPS-SPEC-KEY.*batchsize"):
+    with pytest.raises(SparkscoreError, match=r"SPS-SPEC-KEY.*batchsize"):
         ss.score(frame, model, INPUTS, batchsize=3)
 
 

@@ -116,7 +116,7 @@ def test_a_lower_unit_after_a_higher_one_is_never_taken_for_done(spark, pipeline
 
 def test_a_second_driver_on_a_live_run_is_fenced_and_the_first_goes_on(spark, pipeline, tmp_path: Path) -> None:
     write_rows(tmp_path / "in", UNITS, 3)
-    second: list[BaseException] = []
+    second: list[SparkscoreError] = []
 
     def start_another(done: int, *_: object) -> None:
         if done == 1 and not second:
@@ -127,11 +127,10 @@ def test_a_second_driver_on_a_live_run_is_fenced_and_the_first_goes_on(spark, pi
     def twin() -> None:
         try:
             pipeline().run(spark, run_id="r1")
-        except BaseException as cause:
+        except SparkscoreError as cause:
             second.append(cause)
 
     first = pipeline().run(spark, run_id="r1", progress=start_another)
     (cause,) = second
-    assert isinstance(cause, SparkscoreError)
     assert (cause.code, cause.exit_code) == ("SPS-FENCED", 9)
     assert (first.state, first.summary().ok_rows) == ("SUCCEEDED", UNITS)
