@@ -1,9 +1,7 @@
-"""The notebook's way in: lazy frames, columns in SQL, tables without Spark, and what a worker imports for them."""
+"""The notebook's way in: lazy frames, columns in SQL, and tables without Spark."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -37,13 +35,6 @@ def test_a_lazy_frame_has_the_columns_the_outputs_and_the_verdict(frame, model) 
     assert (bad.id, bad._ss.stage, bad._ss.error_code) == (7, "pre", "SPS-ROW-NULL")
 
 
-def test_a_filter_or_projection_on_the_lazy_frame_adds_no_model_call(frame, model) -> None:
-    scored = ss.score(frame, model, INPUTS, OUTPUTS)
-    seen = scored.where("score > 1").where("_ss.status = 'ok'").select("score")
-    explained = seen._jdf.queryExecution().executedPlan().toString()
-    assert explained.count("MapInArrow") == 1
-
-
 @pytest.mark.parametrize("form", ["arrow", "pandas"])
 def test_a_column_function_scores_from_sql(spark, frame, model, form: str) -> None:
     schema = "a float, b float, c float"
@@ -68,38 +59,3 @@ def test_bad_arguments_are_refused_before_a_row_is_read(frame, model) -> None:
         ss.score(frame, model, {"x": ["a", "b", "nowhere"]})
     with pytest.raises(SparkscoreError, match=r"SPS-SPEC-KEY.*batchsize"):
         ss.score(frame, model, INPUTS, batchsize=3)
-
-
-# In a process of its own: workers are reused, and an empty one must not have scored before.
-_FOOTPRINT = """
-import sys
-import pyarrow as pa
-import sparkscore as ss
-from sparkscore.spark.carriers import FrameTask
-from sparkscore.spark.sessions import local_session
-
-def modules(batches, task):
-    for _ in task(batches):
-        pass
-    yield pa.RecordBatch.from_pydict({"name": sorted(sys.modules)})
-
-spark = local_session("local[1]", {"spark.python.worker.reuse": "false"})  # an empty worker, then a fresh one
-rows = spark.read.parquet(sys.argv[1]).select("a", "b", "c").coalesce(1)
-empty = rows.mapInArrow(lambda batches: modules(batches, lambda b: b), "name string").collect()
-scored = []
-frame_task = FrameTask.__init__
-FrameTask.__init__ = lambda self, plan: (scored.append(plan), frame_task(self, plan))[1]
-ss.score(rows, sys.argv[2], {"x": ["a", "b", "c"]}, {"score": "y[:, 0]"})
-task = FrameTask(scored[0])
-after = rows.mapInArrow(lambda batches: modules(batches, task), "name string").collect()
-print(*sorted({r.name for r in after} - {r.name for r in empty}), sep="\\n")
-"""
-
-
-def test_a_scoring_worker_imports_numpy_pyarrow_and_onnxruntime_beyond_an_empty_one(tmp_path: Path) -> None:
-    rows, model = write_rows(tmp_path / "in", 100, 1), linear_model(tmp_path / "linear.onnx")
-    command = [sys.executable, "-c", _FOOTPRINT, rows, model]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    added = {name.split(".")[0] for name in done.stdout.split()} - set(sys.stdlib_module_names)
-    assert added == {"sparkscore", "onnxruntime"} | (added & {"numpy", "pyarrow"})
