@@ -1,6 +1,6 @@
 """The Delta tables that are derived: quarantine from the committed rows, runs and units from the events.
 
-Each fold is one MERGE on the table's key, so it may be repeated after any crash.
+Each fold merges on the table's key, so it may be repeated after any crash.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from sparkscore.ledger.fold import run_rows, unit_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.planning import quarantine_location
-from sparkscore.spark.delta_log import delta_path
+from sparkscore.spark.delta_log import delta_path, newest_version
 from sparkscore.spark.schemas import quoted
-from sparkscore.tables import QUARANTINE, RUNS, UNITS, Column, ddl
+from sparkscore.tables import QUARANTINE, RUNS, UNITS, ddl
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -34,7 +34,7 @@ def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan) -> None:
     sink = spark.read.format("delta").load(pipeline.sink.location)
     bad = sink.where((F.col("_ss.run_id") == plan.run_id) & (F.col("_ss.status") == "error"))
     rows = _quarantine_rows(bad, plan.header["keys"], pipeline.quarantine.payload).dropDuplicates(["q_id"])
-    merge(spark, quarantine_location(pipeline), QUARANTINE, ("q_id",), rows, update=("last_seen_at",))
+    merge(spark, quarantine_location(pipeline), ("q_id",), rows, update=("last_seen_at",))
 
 
 def fold_run(spark: SparkSession, store: Store, run_id: str) -> None:
@@ -45,20 +45,24 @@ def fold_run(spark: SparkSession, store: Store, run_id: str) -> None:
         ("units", UNITS, ("run_id", "unit_seq"), unit_rows(store, run_id)),
     ):
         frame = spark.createDataFrame([tuple(r[c.name] for c in columns) for r in rows], ddl(columns))
-        merge(spark, f"{tables}/{name}", columns, keys, frame)
+        merge(spark, f"{tables}/{name}", keys, frame)
 
 
 def merge(
     spark: SparkSession,
     location: str,
-    columns: tuple[Column, ...],
     keys: tuple[str, ...],
     rows: DataFrame,
     *,
     update: tuple[str, ...] | None = None,
 ) -> None:
-    """Insert rows whose key is new, and update the others: all their columns, or those of `update`."""
-    spark.sql(f"CREATE TABLE IF NOT EXISTS {delta_path(location)} ({ddl(columns)}) USING delta")
+    """Insert rows whose key is new, and update the others: all their columns, or those of `update`.
+
+    A table that is not there yet begins with the rows, in one commit instead of two and a join.
+    """
+    if newest_version(spark, location) is None:
+        rows.write.format("delta").mode("errorifexists").save(location)
+        return
     view = f"sparkscore_{uuid.uuid4().hex}"
     rows.createOrReplaceTempView(view)
     try:
