@@ -10,22 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accounting import TreeCpu
+from benchmarks.accounting import TreeCpu, busy_s
 from benchmarks.arms import ARMS, plain, raw, sparkscore
 
 
 def main(name: str, model: str) -> None:
     """Answer each line ``<folder>`` on stdin with one JSON line: CPU-seconds, wall seconds."""
-    cpu = TreeCpu(os.getpid())
     spark = None if ARMS.get(name) is raw else _spark()
     for line in sys.stdin:
         folder = Path(line.strip())
         try:
-            runs = [_measured(cpu, arm, spark, folder, model) for arm in _arms(name)]
+            runs = [_measured(arm, spark, folder, model) for arm in _arms(name)]
         except Exception as cause:  # boundary: a peer that cannot run is a row of the table
             _answer({"error": f"{type(cause).__name__}: {str(cause).splitlines()[0][:160]}"})
             continue
-        _answer({"cpu_s": [r[0] for r in runs], "wall_s": [r[1] for r in runs]})
+        cpu_s, wall_s, others = zip(*runs, strict=True)
+        _answer({"cpu_s": cpu_s, "wall_s": wall_s, "others": max(others)})
 
 
 def _arms(name: str) -> list[Callable[..., None]]:
@@ -34,11 +34,15 @@ def _arms(name: str) -> list[Callable[..., None]]:
     return pairs.get(name) or [ARMS[name]]
 
 
-def _measured(cpu: TreeCpu, arm: Callable[..., None], spark: Any, folder: Path, model: str) -> tuple[float, float]:
-    before, started = cpu.total_s(), time.monotonic()
+def _measured(arm: Callable[..., None], spark: Any, folder: Path, model: str) -> tuple[float, ...]:
+    """CPU-seconds of the arm, its wall seconds, and the cores that everything else used meanwhile."""
+    cpu = TreeCpu(os.getpid())
+    before, busy, started = cpu.total_s(), busy_s(), time.monotonic()
     arm(spark, folder, model)
     wall_s = time.monotonic() - started
-    return cpu.total_s() - before, wall_s
+    cpu_s = cpu.total_s() - before
+    cpu.stop()
+    return cpu_s, wall_s, max(0.0, round((busy_s() - busy - cpu_s) / wall_s, 2))
 
 
 def _spark() -> Any:

@@ -19,7 +19,7 @@ def page(results: dict[str, dict[int, list[Any]]], ratios: list[float], differen
     slopes = {name: _slopes(runs, small, large) for name, runs in results.items()}
     floor = min(slopes["raw loop, one process"])
     low, mid, high = _interval(ratios)
-    loads = [run["load"] for runs in results.values() for found in runs.values() for run in found]
+    others = [run.get("others", 0) for runs in results.values() for found in runs.values() for run in found]
     lines = [
         "# Benchmarks",
         "",
@@ -45,7 +45,7 @@ def page(results: dict[str, dict[int, list[Any]]], ratios: list[float], differen
         "Measured with `make bench` "
         f"({options['repeats']} repeats) on {datetime.now(UTC):%Y-%m-%d}: {_machine()}; Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-        + f". Input in the page cache. Load average while measuring, the arm included: {min(loads)} to {max(loads)}.",
+        + f". Input in the page cache. Cores that other processes used meanwhile: {min(others)} to {max(others)}.",
         "",
     ]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,16 @@ from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.planning import Bound, bound, make_plan, restore
-from sparkscore.run.proof import UnitProof, assert_complete, assert_held, find_commit, gap, prove, recorded_proofs
+from sparkscore.run.proof import (
+    UnitProof,
+    assert_complete,
+    assert_held,
+    find_commit,
+    gap,
+    prove,
+    receipted,
+    recorded_proofs,
+)
 from sparkscore.run.result import Run
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
@@ -50,6 +59,7 @@ Progress = Callable[[int, int, int, int | None, int], None]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _MAX_COMMIT_TRIES = 3
+_PROOF_EVERY_S = 5.0  # a proof takes half a second of a busy driver (docs/decisions/0005)
 
 
 def run_batch(
@@ -111,6 +121,15 @@ def run_batch(
         return attempt.run(progress or (lambda *_: None))
 
 
+@dataclass(frozen=True)
+class _Unproved:
+    """A unit that is committed and waits for its proof; its rows as the receipts tell them."""
+
+    commit: Commit
+    rows: Totals
+    wall_s: float
+
+
 class _Attempt:
     """One claimed attempt of a run; its methods are the steps, in the order of `run`."""
 
@@ -124,6 +143,8 @@ class _Attempt:
         self.sink = self.pipeline.sink.location
         self.events = EventLog(store, plan.run_id, claim.attempt)
         self.proofs: dict[int, UnitProof] = {}
+        self.unproved: list[_Unproved] = []
+        self._proved_at = time.monotonic()
         self.fail_on_quarantine = False
         self._scoring: int | None = None  # the unit at hand
 
@@ -175,6 +196,7 @@ class _Attempt:
             raise gap(
                 "the first units of the plan, once each", f"units {[c.unit_seq for c in commits]}", self.plan.run_id
             )
+        unrecorded = []
         for commit in commits:
             unit = self.plan.units[commit.unit_seq]
             if commit.unit_id != unit.unit_id:
@@ -183,13 +205,42 @@ class _Attempt:
             if known is not None and known.commit == commit:
                 self.proofs[unit.seq] = known
             else:
-                self._record("unit_reused", unit, prove(self.spark, self.plan, commit, self.store), 0)
+                unrecorded.append(commit)
+        for proof in prove(self.spark, self.plan, unrecorded, self.store) if unrecorded else ():
+            self._record("unit_reused", proof, 0)
         assert_held(self.spark, self.sink, self.plan, self.proofs)
 
     def _score(self, unit: Unit) -> None:
-        """Score one unit, commit it, and prove the commit; a commit that another writer overwrote is made again."""
+        """Score and commit one unit, judge the budget, and prove what is committed when a proof is due.
+
+        A proof is a query of its own: short units share one, the pilot has one before anything follows it. Until then
+        the budget is judged by the receipts, so a breach stops the run after its unit whatever the units' length.
+        """
         started = time.monotonic()
         self._scoring = unit.seq
+        commit = self._commit(unit)
+        rows = receipted(self.store, self.plan.run_id, commit)
+        self.unproved.append(_Unproved(commit, rows, time.monotonic() - started))
+        due = not self.proofs or unit is self.plan.units[-1] or time.monotonic() - self._proved_at >= _PROOF_EVERY_S
+        if due:
+            self._prove()
+        try:
+            assert_within(self._totals(), self.pipeline.on_error, self.plan.run_id)
+        except SparkscoreError:
+            self._prove()
+            raise
+
+    def _prove(self) -> None:
+        """Prove and record the units that were committed since the last proof."""
+        waiting, self.unproved = self.unproved, []
+        proofs = prove(self.spark, self.plan, [w.commit for w in waiting], self.store) if waiting else ()
+        for one, proof in zip(waiting, proofs, strict=True):
+            reused = one.commit.attempt != self.claim.attempt
+            self._record("unit_reused" if reused else "unit_committed", proof, one.wall_s)
+        self._proved_at = time.monotonic()
+
+    def _commit(self, unit: Unit) -> Commit:
+        """Write one unit until its commit stays; one that another writer overwrote is made again."""
         for _ in range(_MAX_COMMIT_TRIES):
             self.claim.assert_mine()
             self._assert_unchanged(unit)
@@ -197,19 +248,14 @@ class _Attempt:
                 self._write(unit)
                 commit = find_commit(self.spark, self.sink, self.plan.run_id, unit)
             if commit is not None:
-                break
+                return commit
             self.events.write("commit_lost", unit_seq=unit.seq)
-        else:
-            raise error(
-                "SPS-CLUSTER-CONFLICT",
-                f"Expected the commit of unit {unit.seq} to stay. Got it overwritten {_MAX_COMMIT_TRIES} times.",
-                "Let one driver at a time write this sink, or give it a store with atomic puts.",
-                run=self.plan.run_id,
-            )
-        proof = prove(self.spark, self.plan, commit, self.store)
-        reused = commit.attempt != self.claim.attempt
-        self._record("unit_reused" if reused else "unit_committed", unit, proof, time.monotonic() - started)
-        assert_within(self._totals(), self.pipeline.on_error, self.plan.run_id)
+        raise error(
+            "SPS-CLUSTER-CONFLICT",
+            f"Expected the commit of unit {unit.seq} to stay. Got it overwritten {_MAX_COMMIT_TRIES} times.",
+            "Let one driver at a time write this sink, or give it a store with atomic puts.",
+            run=self.plan.run_id,
+        )
 
     def _write(self, unit: Unit) -> None:
         commit = Commit(-1, unit.seq, unit.unit_id, self.claim.attempt)
@@ -291,12 +337,22 @@ class _Attempt:
     def _fail(self, failure: SparkscoreError) -> None:
         failure.context.setdefault("run", self.plan.run_id)
         event = "run_fenced" if failure.code == "SPS-FENCED" else "run_failed"
+        if event == "run_failed":
+            self._prove_what_there_is()
         text = {"code": failure.code, "message": str(failure)[:2000], "exit_code": failure.exit_code}
-        if self._scoring is not None and self._scoring not in self.proofs:
-            self.events.write("unit_failed", unit_seq=self._scoring, error_code=failure.code)
+        unit = failure.context.get("unit", self._scoring)  # a proof may fail over one before the unit at hand
+        if unit is not None and unit not in self.proofs:
+            self.events.write("unit_failed", unit_seq=unit, error_code=failure.code)
         self.events.write(event, **text)
         if event == "run_failed":
             self._fold_what_there_is()
+
+    def _prove_what_there_is(self) -> None:
+        """Record the units before the one that failed; where that fails too, the next attempt does it."""
+        try:
+            self._prove()
+        except Exception:  # boundary: the run's own failure is the one to tell
+            _log.warning("the newest units of run %s could not be proved", self.plan.run_id, exc_info=True)
 
     def _fold_what_there_is(self) -> None:
         """Show a failed run and its bad rows in the tables too; the events stay the truth when that fails."""
@@ -315,7 +371,8 @@ class _Attempt:
 
     # -- records ---------------------------------------------------------------------------------------
 
-    def _record(self, event: str, unit: Unit, proof: UnitProof, wall_s: float) -> None:
+    def _record(self, event: str, proof: UnitProof, wall_s: float) -> None:
+        unit = self.plan.units[proof.commit.unit_seq]
         self.proofs[unit.seq] = proof
         fields = asdict(proof)
         commit = fields.pop("commit")
@@ -333,17 +390,19 @@ class _Attempt:
         )
 
     def _totals(self) -> Totals:
-        proofs = self.proofs.values()
-        return Totals(
-            ok_rows=sum(p.ok_rows for p in proofs),
-            bad_rows=sum(p.bad_rows for p in proofs),
-            filtered_rows=sum(sum(p.filtered_rows.values()) for p in proofs),
-        )
+        proved = sum((proof.totals for proof in self.proofs.values()), Totals())
+        return sum((one.rows for one in self.unproved), proved)
 
     def _report(self, progress: Progress) -> None:
         totals = self._totals()
         done = totals.ok_rows + totals.bad_rows + totals.filtered_rows
-        progress(len(self.proofs), len(self.plan.units), done, self.plan.header["planned_rows"], totals.bad_rows)
+        progress(
+            len(self.proofs) + len(self.unproved),
+            len(self.plan.units),
+            done,
+            self.plan.header["planned_rows"],
+            totals.bad_rows,
+        )
 
 
 def _success(bad_rows: int, fail_on_quarantine: bool) -> int:

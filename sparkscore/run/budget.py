@@ -12,11 +12,16 @@ __all__ = ["Totals", "assert_within", "task_limit"]
 
 @dataclass(frozen=True)
 class Totals:
-    """Rows of a run so far, from committed units."""
+    """Rows of committed units: of one, or of a run so far."""
 
     ok_rows: int = 0
     bad_rows: int = 0
     filtered_rows: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.ok_rows + other.ok_rows, self.bad_rows + other.bad_rows, self.filtered_rows + other.filtered_rows
+        )
 
     @property
     def judged_rows(self) -> int:

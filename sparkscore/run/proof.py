@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import error
 from sparkscore.ledger.plans import Plan, Unit
 from sparkscore.ledger.store import Store
-from sparkscore.spark.commit import Commit, Committed, commits_of, count_rows, count_unit
+from sparkscore.run.budget import Totals
+from sparkscore.spark.commit import Commit, Committed, commits_of, count_rows, count_units
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["UnitProof", "assert_complete", "assert_held", "find_commit", "gap", "prove", "recorded_proofs"]
+__all__ = ["UnitProof", "assert_complete", "assert_held", "find_commit", "gap", "prove", "receipted", "recorded_proofs"]
 
 _RECENT = 20  # commits of other writers that may lie on top of ours before the whole history is read
 
@@ -40,6 +41,11 @@ class UnitProof:
     providers: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def totals(self) -> Totals:
+        """The unit's rows."""
+        return Totals(self.ok_rows, self.bad_rows, sum(self.filtered_rows.values()))
+
 
 def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit) -> Commit | None:
     """Find the one commit of a unit, None when there is none.
@@ -62,19 +68,41 @@ def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit) -> 
     return found[0] if found else None
 
 
-def prove(spark: SparkSession, plan: Plan, commit: Commit, store: Store) -> UnitProof:
-    """Count a unit's committed rows, and hold them against the plan and the receipts.
-
-    The receipts that count are those whose task wrote committed rows; for a partition without rows, that of its
-    lowest task. So a retried or speculated task is counted once.
+def prove(spark: SparkSession, plan: Plan, commits: Sequence[Commit], store: Store) -> Iterator[UnitProof]:
+    """Count the committed rows of units, by one query, and hold them, one after another, against the plan and the
+    receipts.
 
     Raises
     ------
     RecordError
         `SPS-BALANCE`, with both sides.
     """
+    ids = [plan.units[commit.unit_seq].unit_id for commit in commits]
+    counted = count_units(spark, plan.header["sink"], plan.run_id, ids)
+    for commit, unit_id in zip(commits, ids, strict=True):
+        yield _proof(plan, commit, counted[unit_id], store)
+
+
+def receipted(store: Store, run_id: str, commit: Commit) -> Totals:
+    """Give the rows of a committed unit as its tasks' receipts tell them, before they are proved.
+
+    Attempts of one partition read the same rows, so any receipt of it will do.
+    """
+    of_partition = {r["partition"]: r for r in _receipts(store, run_id, commit.unit_seq, commit.attempt)}.values()
+    return Totals(
+        ok_rows=sum(r["rows_ok"] for r in of_partition),
+        bad_rows=sum(r["rows_bad"] for r in of_partition),
+        filtered_rows=sum(sum(r["rows_filtered"].values()) for r in of_partition),
+    )
+
+
+def _proof(plan: Plan, commit: Commit, committed: Committed, store: Store) -> UnitProof:
+    """Join a unit's committed rows with its receipts.
+
+    The receipts that count are those whose task wrote committed rows; for a partition without rows, that of its
+    lowest task. So a retried or speculated task is counted once.
+    """
     unit = plan.units[commit.unit_seq]
-    committed = count_unit(spark, plan.header["sink"], plan.run_id, unit.unit_id)
     receipts = _counting(_receipts(store, plan.run_id, unit.seq, commit.attempt), committed)
     filtered: Counter[int] = Counter()
     by_code: Counter[str] = Counter()
@@ -188,6 +216,8 @@ def _assert_balance(proof: UnitProof, receipts: list[Any], planned: int | None, 
     receipted = sum(r["rows_ok"] + r["rows_bad"] for r in receipts)
     planned = proof.in_rows if planned is None else planned
     named = sum(proof.bad_by_code.values())
+    if receipted and not committed:  # Delta takes a unit whole or not at all: somebody took its rows afterwards
+        raise gap(f"{receipted} rows of unit {proof.commit.unit_seq}", "none", run_id)
     if planned != committed + filtered or (receipted, named, proof.in_rows) != (committed, proof.bad_rows, planned):
         raise error(
             "SPS-BALANCE",

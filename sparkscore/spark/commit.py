@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ __all__ = [
     "check_sink",
     "commits_of",
     "count_rows",
-    "count_unit",
+    "count_units",
     "discard",
     "with_ss",
     "write_unit",
@@ -121,25 +121,32 @@ def commits_of(spark: SparkSession, location: str, run_id: str, limit: int | Non
     return sorted(found, key=lambda c: (c.unit_seq, c.version))
 
 
-def count_unit(spark: SparkSession, location: str, run_id: str, unit_id: str) -> Committed:
-    """Count a unit's committed rows by status; statistics on `_ss` keep the read to the unit's own files.
+def count_units(spark: SparkSession, location: str, run_id: str, unit_ids: Sequence[str]) -> dict[str, Committed]:
+    """Count units' committed rows by status; statistics on `_ss` keep the read to the units' own files.
 
-    The unit is named by its id, not its number: Spark compiles a number into the query's code, and would compile
-    anew for each unit.
+    Units are named by their ids, not their numbers: Spark compiles a number into the query's code, and would compile
+    anew for each unit. A unit without rows counts none.
     """
     from pyspark.sql import functions as F
 
     table = spark.read.format("delta").load(location)
     metadata = table.metadataColumn("_metadata")
-    ours = table.where((F.col("_ss.run_id") == run_id) & (F.col("_ss.unit_id") == unit_id))
-    row = ours.agg(
-        F.expr("count_if(_ss.status = 'ok')").alias("ok"),
-        F.expr("count_if(_ss.status = 'error')").alias("bad"),
-        F.collect_set("_ss.task_attempt_id").alias("tasks"),
-        F.collect_set(F.struct(metadata.getField("file_path"), metadata.getField("file_size"))).alias("files"),
-    ).collect()[0]
-    output_files = tuple(sorted((f[0], f[1]) for f in row.files))
-    return Committed(row.ok, row.bad, frozenset(row.tasks), output_files)
+    ours = table.where((F.col("_ss.run_id") == run_id) & F.col("_ss.unit_id").isin(list(unit_ids)))
+    rows = (
+        ours.groupBy(F.col("_ss.unit_id").alias("unit_id"))
+        .agg(
+            F.expr("count_if(_ss.status = 'ok')").alias("ok"),
+            F.expr("count_if(_ss.status = 'error')").alias("bad"),
+            F.collect_set("_ss.task_attempt_id").alias("tasks"),
+            F.collect_set(F.struct(metadata.getField("file_path"), metadata.getField("file_size"))).alias("files"),
+        )
+        .collect()
+    )
+    found = {
+        row.unit_id: Committed(row.ok, row.bad, frozenset(row.tasks), tuple(sorted((f[0], f[1]) for f in row.files)))
+        for row in rows
+    }
+    return {unit_id: found.get(unit_id, Committed(0, 0, frozenset(), ())) for unit_id in unit_ids}
 
 
 def count_rows(spark: SparkSession, location: str, run_id: str) -> dict[int, int]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from sparkscore.errors import SparkscoreError
+from sparkscore.run import batch
 from tests.run.conftest import delta_rows, expected_score, write_rows
 
 pytestmark = pytest.mark.spark
@@ -104,6 +105,37 @@ def test_a_broken_budget_stops_after_the_unit_and_a_mended_one_resumes(spark, pi
     assert set(delta_rows(tables / "units")["state"].to_pylist()) == {"COMMITTED"}
     ids = delta_rows(tmp_path / "out")["id"]
     assert len(ids) == pc.count_distinct(ids).as_py() == 60_000
+
+
+def test_short_units_share_a_proof_and_a_breach_stops_the_run_after_its_unit_all_the_same(
+    spark, pipeline, tmp_path: Path, monkeypatch
+) -> None:
+    proved = []
+    prove = batch.prove
+    monkeypatch.setattr(batch, "prove", lambda *args: (proved.append([c.unit_seq for c in args[2]]), prove(*args))[1])
+    monkeypatch.setattr(batch, "_PROOF_EVERY_S", 1e9)
+    write_rows(tmp_path / "in", 24_000, 4, bad=lambda i: 6_000 <= i < 6_150)
+    with pytest.raises(SparkscoreError, match=r"SPS-BUDGET.*150 of 12000"):  # 1.25 % so far, 0.6 % of the run
+        pipeline().run(spark, run_id="r1")
+    assert delta_rows(tmp_path / "out").num_rows == 12_000
+    assert proved == [[0], [1]]
+
+    run = pipeline(on_error={"max_fraction": 0.02}).run(spark, run_id="r1")
+    assert proved[2:] == [[2, 3]]
+    assert (run.summary().ok_rows, run.summary().quarantined_rows) == (23_850, 150)
+
+
+def test_units_that_wait_for_their_proof_are_recorded_when_a_later_one_fails(
+    spark, pipeline, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(batch, "_PROOF_EVERY_S", 1e9)
+    write_rows(tmp_path / "in", 24_000, 4)
+    lost = tmp_path / "in" / "part-003.parquet"
+    run = pipeline().run
+    with pytest.raises(SparkscoreError, match="SPS-DATA-GONE"):
+        run(spark, run_id="r1", progress=lambda done, *_: lost.unlink(missing_ok=True) if done == 3 else None)
+    units = delta_rows(tmp_path / "out_ledger" / "tables" / "units").sort_by("unit_seq")["state"].to_pylist()
+    assert units == ["COMMITTED", "COMMITTED", "COMMITTED", "FAILED"]
 
 
 def test_filtered_rows_are_counted_by_step(spark, pipeline, tmp_path: Path) -> None:
