@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import accumulate, groupby
 
 from sparkscore.ledger.plans import InputFile, Unit, unit_id
 from sparkscore.spark.survey import Look
@@ -22,9 +24,9 @@ _BYTES_PER_ROW = 100  # of formats that do not say how many rows they hold
 def pack(looks: Sequence[Look], max_units: int = MAX_UNITS) -> tuple[Unit, ...]:
     """Pack files, in their order, into units; a file is never cut.
 
-    Unit 0 is a pilot: the smallest file alone, so that a broken pipeline shows early and costs little. The others
-    hold at most 5 % of the rows, at least 10,000. Files without rows are left out. A run of at most 10,000 rows is
-    one unit.
+    Unit 0 is a pilot: the smallest file alone, so that a broken pipeline shows early and costs little. The others are
+    of even size, about 5 % of the rows or less and at least 10,000. Files without rows are left out. A run of at most
+    10,000 rows is one unit.
 
     Parameters
     ----------
@@ -34,32 +36,22 @@ def pack(looks: Sequence[Look], max_units: int = MAX_UNITS) -> tuple[Unit, ...]:
         8 for a Delta table read by file-path filter, where each unit scans the table's file list again.
     """
     full = [look for look in looks if _weight(look) > 0]
-    total = sum(_weight(look) for look in full)
     if not full:
         return ()
+    total = sum(_weight(look) for look in full)
     if total <= MIN_ROWS or max_units == 1 or len(full) == 1:
         return (_unit(0, full),)
-    target = max(MIN_ROWS, min(MAX_FRACTION * total, YOUNG_DALY_ROWS), total / max(1, max_units - 1))
     pilot = min(full, key=_weight)
-    groups: list[list[Look]] = [[pilot]]
-    size = target  # the pilot is full as it is
-    for look in full:
-        if look is pilot:
-            continue
-        if size + _weight(look) > target or len(groups[-1]) >= MAX_FILES:
-            groups.append([])
-            size = 0.0
-        groups[-1].append(look)
-        size += _weight(look)
-    return tuple(_unit(seq, group) for seq, group in enumerate(_at_most(groups, max_units)))
-
-
-def _at_most(groups: list[list[Look]], max_units: int) -> list[list[Look]]:
-    """Join neighbours until there are few enough; next-fit packing may leave up to twice the aimed number."""
-    while len(groups) > max_units:
-        joined = [groups[i] + (groups[i + 1] if i + 1 < len(groups) else []) for i in range(1, len(groups), 2)]
-        groups = [groups[0], *joined]
-    return groups
+    rest = [look for look in full if look is not pilot]
+    aim = max(MIN_ROWS, min(MAX_FRACTION * total, YOUNG_DALY_ROWS))
+    shares = [max(_weight(look) / aim, 1 / MAX_FILES) for look in rest]  # of a unit
+    whole = sum(shares)
+    count = min(math.ceil(whole), max_units - 1)
+    # A file belongs to the unit in which its middle falls, so no unit is off by more than half a file at each end.
+    middles = (end - share / 2 for end, share in zip(accumulate(shares), shares, strict=True))
+    placed = groupby(zip(rest, middles, strict=True), key=lambda pair: int(pair[1] / whole * count))
+    groups = [[pilot], *([look for look, _ in group] for _, group in placed)]
+    return tuple(_unit(seq, group) for seq, group in enumerate(groups))
 
 
 def _weight(look: Look) -> float:

@@ -23,9 +23,12 @@ DELTA_CONF = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
-# For one machine: Spark's defaults plan for a cluster (200 shuffle partitions, 50 tasks for a table's log).
+# For one machine: Spark's defaults plan for a cluster (200 shuffle partitions, 50 tasks for a table's log). Scoring
+# shuffles nothing; the small queries over logs and ledgers do, of which a unit has about ten.
 _LOCAL_CONF = {
-    "spark.sql.shuffle.partitions": "2",
+    "spark.sql.shuffle.partitions": "1",
+    "spark.sql.leafNodeDefaultParallelism": "1",
+    "spark.sql.adaptive.enabled": "false",
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
     "spark.ui.enabled": "false",
@@ -35,6 +38,8 @@ _LOCAL_CONF = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.sql.session.timeZone": "UTC",
 }
+# A batch asks for throughput, not for short pauses; Spark's classes alone outgrow the room that Java first gives them.
+_LOCAL_JAVA = "-XX:MetaspaceSize=256m -XX:+UseParallelGC"
 
 
 def active_session() -> SparkSession:
@@ -78,10 +83,18 @@ def local_session(master: str | None = None, conf: dict[str, str] | None = None)
         **DELTA_CONF,
         "spark.sql.warehouse.dir": str(cache_root() / "warehouse"),  # Spark's default litters the current folder
         "spark.jars": ",".join(str(jar) for jar in jars.ensure()),
+        "spark.sql.files.minPartitionNum": str(os.cpu_count() or 2),  # else it is leafNodeDefaultParallelism
         "spark.master": master or f"local[{os.cpu_count() or 2},4]",
+        **_java_options(),
         **(conf or {}),
     }
     return _session({key: value for key, value in settings.items() if value})
+
+
+def _java_options() -> dict[str, str]:
+    """Give the JVM's options; none where the environment chooses a collector, since a JVM refuses a second one."""
+    chosen = (os.environ.get(name, "") for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS"))
+    return {} if any("GC" in options for options in chosen) else {"spark.driver.extraJavaOptions": _LOCAL_JAVA}
 
 
 def _session(settings: dict[str, str]) -> SparkSession:

@@ -1,10 +1,12 @@
-"""Files become units: a pilot first, at most 5 % of the rows each, no file cut, none lost."""
+"""Files become units: a pilot first, about 5 % of the rows each, no file cut, none lost."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sparkscore.run.units
 from sparkscore.run.units import MAX_UNITS, pack
 from sparkscore.spark.survey import Look
 
@@ -22,15 +24,22 @@ def test_the_pilot_is_the_smallest_file_alone() -> None:
     assert [f.rows for f in units[0].files] == [300]
 
 
-def test_units_hold_at_most_five_percent_of_the_rows() -> None:
-    units = pack(_looks(*[4_000] * 100))
-    assert max(u.rows or 0 for u in units) <= 0.05 * 400_000
-    assert 20 <= len(units) <= 22
+def test_units_hold_five_percent_of_the_rows_within_half_a_file_at_each_end() -> None:
+    _pilot, *units = pack(_looks(*[4_100] * 97))
+    aim = 0.05 * 97 * 4_100
+    assert len(units) == 20
+    assert all(aim - 4_100 <= (u.rows or 0) <= aim + 4_100 for u in units)
 
 
 def test_a_file_larger_than_the_aim_is_a_unit_of_its_own() -> None:
     units = pack(_looks(1_000_000, 20_000, 20_000))
     assert any([f.rows for f in u.files] == [1_000_000] for u in units)
+
+
+def test_a_unit_holds_no_more_files_than_spark_plans_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparkscore.run.units, "MAX_FILES", 10)
+    units = pack(_looks(*[1_000] * 400))  # 5 % of the rows are 20 files
+    assert max(len(u.files) for u in units) <= 10
 
 
 def test_files_without_rows_are_left_out_and_none_is_no_unit() -> None:
