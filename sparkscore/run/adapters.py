@@ -105,11 +105,10 @@ def score(
     --------
     >>> scored = score(df, "models:/fraud@champion", {"x": ["amount", "age"]})  # doctest: +SKIP
     """
-    from pyspark.sql import functions as F
-
     from sparkscore.run.frames import prepared_schema
     from sparkscore.spark.carriers import FrameTask
-    from sparkscore.spark.schemas import arrow_schema, quoted, spark_schema
+    from sparkscore.spark.commit import STATUS
+    from sparkscore.spark.schemas import arrow_schema, spark_schema
     from sparkscore.spark.sessions import hand_out
     from sparkscore.spark.udfs import map_in_arrow
 
@@ -118,9 +117,8 @@ def score(
     frame = scoring_frame(df, plan)
     schema = result_schema(plan, arrow_schema(frame.schema))
     scored = map_in_arrow(frame, FrameTask(plan), spark_schema(schema))
-    status = F.when(F.col(ERR_COL).isNull(), "ok").otherwise("error").alias("status")
-    ss = F.struct(status, *(F.col(ERR_COL).getField(name).alias(name) for name in _FRAME_FIELDS))
-    return scored.select(*(F.col(quoted(c)) for c in scored.columns if c != ERR_COL), ss.alias("_ss"))
+    fields = ", ".join(f"{ERR_COL}.{name}" for name in _FRAME_FIELDS)
+    return scored.selectExpr("*", f"struct({STATUS} AS status, {fields}) AS _ss").drop(ERR_COL)
 
 
 def score_local(

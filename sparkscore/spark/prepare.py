@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import error
-from sparkscore.spark.schemas import column, fields, quoted
+from sparkscore.spark.schemas import fields, quoted, selected
 from sparkscore.spec.columns import resolve
 from sparkscore.spec.expressions import render
 from sparkscore.spec.scoring import CORRUPT_COL, DROPPED_COL, HELPER_COLS
@@ -72,14 +72,14 @@ def _mark(frame: DataFrame, index: int, text: str, where: str) -> DataFrame:
 
 def _select(frame: DataFrame, step: Any) -> DataFrame:
     available = fields(frame.schema)
-    helpers = [column((h,)) for h in HELPER_COLS if h in frame.columns]
+    helpers = [h for h in HELPER_COLS if h in frame.columns]
     if step.kind == "select":
-        return frame.select(*(column(resolve(r, available)).alias(r) for r in step.select), *helpers)
+        return frame.selectExpr(*(selected(resolve(r, available), r) for r in step.select), *helpers)
     if step.kind == "rename":
         new = {resolve(old, available)[0]: name for old, name in step.rename.items()}
-        return frame.select(*(column((c,)).alias(new.get(c, c)) for c in frame.columns))
+        return frame.selectExpr(*(selected((c,), new.get(c, c)) for c in frame.columns))
     dropped = {resolve(r, available)[0] for r in step.drop}
-    return frame.select(*(column((c,)) for c in frame.columns if c not in dropped))
+    return frame.selectExpr(*(selected((c,)) for c in frame.columns if c not in dropped))
 
 
 def _listed(names: list[str], most: int = 30) -> str:

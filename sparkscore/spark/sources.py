@@ -19,8 +19,8 @@ from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spark.delta_log import newest_version, plain_refusal, version_at
 from sparkscore.spark.failures import from_spark, mapped
-from sparkscore.spark.schemas import column, struct_of
-from sparkscore.spec.scoring import BLOCK_COL, CORRUPT_COL, FILE_COL, ROW_COL
+from sparkscore.spark.schemas import selected, struct_of
+from sparkscore.spec.scoring import BLOCK_COL, CORRUPT_COL, FILE_COL, HELPER_COLS, ROW_COL
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -130,8 +130,9 @@ def _with_addresses(frame: DataFrame, snapshot: Snapshot) -> DataFrame:
         if snapshot.format in _LINES
         else metadata.getField("row_index").alias(ROW_COL)
     )
-    names = [f.name for f in snapshot.struct.fields] + [c for c in frame.columns if c == CORRUPT_COL]
-    return frame.select(*(column((n,)) for n in names), metadata.getField("file_path").alias(FILE_COL), second)
+    addressed = frame.select("*", metadata.getField("file_path").alias(FILE_COL), second)
+    helpers = [h for h in HELPER_COLS if h in addressed.columns]
+    return addressed.selectExpr(*(selected((f.name,)) for f in snapshot.struct.fields), *helpers)
 
 
 def _pin_delta(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:

@@ -114,22 +114,22 @@ def test_short_units_share_a_proof_and_a_breach_stops_the_run_after_its_unit_all
     prove = batch.prove
     monkeypatch.setattr(batch, "prove", lambda *args: (proved.append([c.unit_seq for c in args[2]]), prove(*args))[1])
     monkeypatch.setattr(batch, "_PROOF_EVERY_S", 1e9)
-    write_rows(tmp_path / "in", 24_000, 4, bad=lambda i: 6_000 <= i < 6_150)
-    with pytest.raises(SparkscoreError, match=r"SPS-BUDGET.*150 of 12000"):  # 1.25 % so far, 0.6 % of the run
+    write_rows(tmp_path / "in", 40_000, 4, bad=lambda i: 10_000 <= i < 10_250)
+    with pytest.raises(SparkscoreError, match=r"SPS-BUDGET.*250 of 20000"):  # 1.25 % so far, 0.6 % of the run
         pipeline().run(spark, run_id="r1")
-    assert delta_rows(tmp_path / "out").num_rows == 12_000
+    assert delta_rows(tmp_path / "out").num_rows == 20_000
     assert proved == [[0], [1]]
 
     run = pipeline(on_error={"max_fraction": 0.02}).run(spark, run_id="r1")
     assert proved[2:] == [[2, 3]]
-    assert (run.summary().ok_rows, run.summary().quarantined_rows) == (23_850, 150)
+    assert (run.summary().ok_rows, run.summary().quarantined_rows) == (39_750, 250)
 
 
 def test_units_that_wait_for_their_proof_are_recorded_when_a_later_one_fails(
     spark, pipeline, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(batch, "_PROOF_EVERY_S", 1e9)
-    write_rows(tmp_path / "in", 24_000, 4)
+    write_rows(tmp_path / "in", 40_000, 4)
     lost = tmp_path / "in" / "part-003.parquet"
     run = pipeline().run
     with pytest.raises(SparkscoreError, match="SPS-DATA-GONE"):
