@@ -32,8 +32,8 @@ def page(results: dict[str, dict[int, list[Any]]], ratios: list[float], differen
         "|---|---|---|---|---|",
         *(_row(name, slopes[name], results[name][large], floor) for name in results),
         "",
-        f"**`ss.score` over plain `mapInArrow`: {mid:.3f}** (median of {len(ratios)} pairs in one session, order",
-        f"alternating; 95 % interval of the median {low:.3f} to {high:.3f}). The plain arm does no checks and gives an",
+        f"**`ss.score` over plain `mapInArrow`: {mid:.3f}** (median of {len(ratios)} pairs over {large:,} rows in one",
+        f"session, order alternating; 95 % interval of the median {low:.3f} to {high:.3f}). The plain arm does no checks and gives an",
         "error column that is always null; `ss.score` checks null, infinity and outputs, isolates bad rows and gives a",
         "struct of status and error. Both give the same scores: the largest difference over all rows is "
         f"{difference:.2g}.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -57,6 +58,7 @@ class Step:
     gives: Callable[[Value, Any], Value]
 
 
+@cache
 def parse_index(text: str) -> tuple[int | slice, ...]:
     """Read a numpy basic index of integers and slices whose first axis is ``:``.
 
@@ -81,6 +83,7 @@ def parse_index(text: str) -> tuple[int | slice, ...]:
     return found
 
 
+@cache
 def value_type(dtype: np.dtype[Any]) -> str:
     """Give the plan's name of a numpy dtype: 'str' for strings."""
     return "str" if dtype.kind in "OU" else str(dtype)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -130,22 +131,24 @@ def pack(cells: Cells, names: Sequence[str], dtype: np.dtype[Any], missing: Miss
     ndarray of `dtype`, shape (n, len(names))
         A view for one clean column of the same type, else one copy. Marked rows hold anything.
     """
-    target = pa.from_numpy_dtype(dtype)
-    columns, unseen = [], []
-    for i, name in enumerate(names):
-        column = cells.column(name)
-        if column.type == target and not column.null_count and missing.range is None:
-            unseen.append(i)
-            columns.append(column)
-        else:
-            array, flaws = read_values(column, dtype, missing, name)
-            mark(cells, flaws)
-            cells.tally.copied_bytes += array.nbytes
-            columns.append(array)
-    block = _side_by_side(cells, columns, dtype)
+    block, unseen = _packed_at_once(cells, names, dtype) if missing.range is None else None, list(names)
+    if block is None:
+        columns: list[Any] = []
+        target, unseen = pa.from_numpy_dtype(dtype), []
+        for name in names:
+            column = cells.column(name)
+            if column.type == target and not column.null_count and missing.range is None:
+                unseen.append(name)
+                columns.append(column)
+            else:
+                array, flaws = read_values(column, dtype, missing, name)
+                mark(cells, flaws)
+                cells.tally.copied_bytes += array.nbytes
+                columns.append(array)
+        block = _side_by_side(cells, columns, dtype)
     if unseen and dtype.kind == "f" and _has_float_rules(missing) and not np.isfinite(block).all():
-        for i in unseen:
-            mark(cells, read_values(cells.column(names[i]), dtype, missing, names[i])[1])
+        for name in unseen:
+            mark(cells, read_values(cells.column(name), dtype, missing, name)[1])
     return block
 
 
@@ -295,6 +298,26 @@ def _has_to_tensor() -> bool:
 
 
 _TO_TENSOR = _has_to_tensor()
+
+
+@cache
+def _schema(names: tuple[str, ...], dtype: np.dtype[Any]) -> pa.Schema:
+    return pa.schema([pa.field(name, pa.from_numpy_dtype(dtype)) for name in names])
+
+
+def _packed_at_once(cells: Cells, names: Sequence[str], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Pack columns that all hold the tensor's type and no null by one call; None where they do not."""
+    if not _TO_TENSOR or dtype.kind not in "iuf" or len(names) < 2:
+        return None
+    chosen = cells.batch.select(list(names))
+    if not chosen.schema.equals(_schema(tuple(names), dtype)):
+        return None
+    try:
+        block: NDArray[Any] = chosen.to_tensor(row_major=True).to_numpy()
+    except pa.ArrowException:  # there is a null
+        return None
+    cells.tally.copied_bytes += block.nbytes
+    return block
 
 
 def _side_by_side(cells: Cells, columns: Sequence[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -21,21 +21,14 @@ Array = NDArray[Any]
 
 
 class Scored:
-    """What the model gave for a batch of `n` rows: parts of outputs, and how often each row was called.
-
-    Attributes
-    ----------
-    batch_rows, tries : ndarray of int32, shape (n,)
-        Rows of each row's model batch and calls that it took part in; 0 where it never reached the model.
-    """
+    """What the model gave for a batch of `n` rows: parts of outputs, and how often each row was called."""
 
     def __init__(self, n: int) -> None:
         self.n = n
         self.rows: list[NDArray[np.int64]] = []
         self.outputs: list[list[Array]] = []
         self.feeds: list[dict[str, Array]] = []
-        self.batch_rows = np.zeros(n, dtype=np.int32)
-        self.tries = np.zeros(n, dtype=np.int32)
+        self._calls: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
 
     def add(self, rows: NDArray[np.int64], outputs: list[Array], feeds: dict[str, Array]) -> None:
         """Add the outputs of some rows, and those of their feeds that a step reads (`Assembly.needs`)."""
@@ -45,8 +38,17 @@ class Scored:
 
     def called(self, rows: NDArray[np.int64], tries: NDArray[np.int32]) -> None:
         """Note the calls of one model batch."""
-        self.batch_rows[rows] = len(rows)
-        self.tries[rows] = tries
+        self._calls.append((rows, tries))
+
+    def calls(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Give the rows of each row's model batch and the calls that it took part in; 0 where it never reached the
+        model: two of shape (n,).
+        """
+        batch_rows, tries = np.zeros((2, self.n), dtype=np.int32)
+        for rows, of_rows in self._calls:
+            batch_rows[rows] = len(rows)
+            tries[rows] = of_rows
+        return batch_rows, tries
 
 
 class Assembly:
