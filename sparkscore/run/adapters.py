@@ -17,6 +17,7 @@ from sparkscore.runtime.models import PinnedModel, pin
 from sparkscore.runtime.session import Signature, TensorInfo, read_signature
 from sparkscore.scoring.projection import projected, projected_schema
 from sparkscore.scoring.scorer import open_scorer, result_schema
+from sparkscore.scoring.verdicts import ERR_TYPE
 from sparkscore.spec.pipeline import load_pipeline
 from sparkscore.spec.scoring import ERR_COL, ScoringPlan
 
@@ -107,7 +108,7 @@ def score(
     """
     from sparkscore.run.frames import prepared_schema
     from sparkscore.spark.carriers import FrameTask
-    from sparkscore.spark.commit import STATUS
+    from sparkscore.spark.commit import ss_sql
     from sparkscore.spark.schemas import arrow_schema, spark_schema
     from sparkscore.spark.sessions import hand_out
     from sparkscore.spark.udfs import map_in_arrow
@@ -116,9 +117,10 @@ def score(
     hand_out(df.sparkSession, pinned.ref, pinned.folder)
     frame = scoring_frame(df, plan)
     schema = result_schema(plan, arrow_schema(frame.schema))
-    scored = map_in_arrow(frame, FrameTask(plan), spark_schema(schema))
-    fields = ", ".join(f"{ERR_COL}.{name}" for name in _FRAME_FIELDS)
-    return scored.selectExpr("*", f"struct({STATUS} AS status, {fields}) AS _ss").drop(ERR_COL)
+    shown = pa.struct([ERR_TYPE.field(name) for name in _FRAME_FIELDS])
+    schema = schema.set(schema.get_field_index(ERR_COL), pa.field(ERR_COL, shown))
+    scored = map_in_arrow(frame, FrameTask(plan, shown), spark_schema(schema))
+    return scored.selectExpr("*", f"{ss_sql([ERR_COL], _FRAME_FIELDS, {})} AS _ss").drop(ERR_COL)
 
 
 def score_local(

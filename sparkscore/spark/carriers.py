@@ -22,7 +22,7 @@ from sparkscore.runtime import files
 from sparkscore.runtime.arrow import numbers
 from sparkscore.scoring.projection import projected
 from sparkscore.scoring.scorer import Scorer, open_scorer
-from sparkscore.spec.scoring import ModelRef, ScoringPlan
+from sparkscore.spec.scoring import ERR_COL, ModelRef, ScoringPlan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,14 +43,24 @@ class UnitContext:
 
 
 class FrameTask:
-    """`mapInArrow` function of `ss.score`: batches in, batches out, nothing written."""
+    """`mapInArrow` function of `ss.score`: batches in, batches out, nothing written.
 
-    def __init__(self, plan: ScoringPlan) -> None:
+    Of each error only the fields of `shown` cross to the JVM: a null struct carries the buffers of all its fields.
+    """
+
+    def __init__(self, plan: ScoringPlan, shown: pa.StructType) -> None:
         self.plan = plan
+        self.shown = shown
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Score the batches of one partition."""
-        return worker_scorer(self.plan).score(batches)
+        return self.by(worker_scorer(self.plan), batches)
+
+    def by(self, scorer: Scorer, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Score batches by a scorer of the task's plan."""
+        for batch in scorer.score(batches):
+            position = batch.schema.get_field_index(ERR_COL)
+            yield batch.set_column(position, ERR_COL, _only(batch.column(position), self.shown))
 
 
 class UnitTask:
@@ -162,6 +172,12 @@ def _from_pandas(values: pd.Series | pd.DataFrame, kind: pa.DataType) -> pa.Arra
     if values.ndim == 1:
         return pa.Array.from_pandas(values, type=kind)
     return pa.StructArray.from_arrays([_from_pandas(values[f.name], f.type) for f in kind], fields=list(kind))
+
+
+def _only(errors: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
+    if errors.null_count == len(errors):
+        return pa.nulls(len(errors), kind)
+    return pa.StructArray.from_arrays([errors.field(f.name) for f in kind], fields=list(kind), mask=errors.is_null())
 
 
 def _with_task_id(batch: pa.RecordBatch, task_id: int | None) -> pa.RecordBatch:

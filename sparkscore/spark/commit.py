@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 __all__ = [
-    "STATUS",
     "Commit",
     "Committed",
     "app_id",
@@ -36,11 +35,11 @@ __all__ = [
     "count_rows",
     "count_units",
     "discard",
+    "ss_sql",
     "with_ss",
     "write_unit",
 ]
 
-STATUS = f"if({ERR_COL} IS NULL, 'ok', 'error')"  # SQL, over what a worker gives
 _DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}\.c\d{3}\.")
 
 
@@ -74,14 +73,44 @@ def with_ss(scored: DataFrame, constants: Mapping[str, str | int | datetime]) ->
 
     Constants are added here, in the JVM, because each cell out of a worker costs about 95 ns.
     """
-    values = {"status": STATUS, **{c.name: f"{ERR_COL}.{c.name}" for c in ERR}}
-    values |= {name: _literal(value) for name, value in constants.items()}
-    if TASK_COL in scored.columns:
-        values["task_attempt_id"] = TASK_COL
-    if POINTER_COL in scored.columns:
-        values["source_pointer"] = POINTER_COL
-    ss = ", ".join(f"CAST({values[c.name]} AS {c.type}) AS {c.name}" for c in SS if c.name in values)
-    return scored.selectExpr(f"struct({ss}) AS _ss", "*").drop(ERR_COL, TASK_COL, POINTER_COL)
+    ss = ss_sql(scored.columns, [c.name for c in ERR], constants)
+    return scored.selectExpr(f"{ss} AS _ss", "*").drop(ERR_COL, TASK_COL, POINTER_COL)
+
+
+def ss_sql(columns: Sequence[str], errors: Sequence[str], constants: Mapping[str, str | int | datetime]) -> str:
+    """Write the `_ss` struct in SQL, over the columns that a worker gives.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Of the scored frame: with `err`, and perhaps the task id and the row's address.
+    errors : sequence of str
+        The fields of `err` to take.
+    constants : mapping
+        Fields that are the same for every row.
+
+    Notes
+    -----
+    The struct of a good row is one constant, so that Spark does not build it field by field for each row; only rows
+    with an error, a task id or an address have a struct of their own.
+    """
+    of_row = {name: f"{ERR_COL}.{name}" for name in errors}
+    if TASK_COL in columns:
+        of_row["task_attempt_id"] = TASK_COL
+    if POINTER_COL in columns:
+        of_row["source_pointer"] = POINTER_COL
+    fixed = {name: _literal(value) for name, value in constants.items()}
+    full = _struct({"status": f"if({ERR_COL} IS NULL, 'ok', 'error')", **of_row, **fixed})
+    if POINTER_COL in columns:
+        return full
+    good = _struct({"status": "'ok'", **dict.fromkeys(of_row, "NULL"), **fixed})
+    is_good = " AND ".join(f"{name} IS NULL" for name in (ERR_COL, TASK_COL) if name in columns)
+    return f"if({is_good}, {good}, {full})"
+
+
+def _struct(values: Mapping[str, str]) -> str:
+    """Write a struct with the fields of `_ss` that have a value, in the table's order."""
+    return f"struct({', '.join(f'CAST({values[c.name]} AS {c.type}) AS {c.name}' for c in SS if c.name in values)})"
 
 
 def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sha256: str) -> None:

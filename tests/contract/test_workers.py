@@ -29,13 +29,13 @@ INPUTS, OUTPUTS = {"x": ["a", "b", "c"]}, {"score": "y[:, 0]"}
 class Counting(FrameTask):
     """`FrameTask`, which also leaves a note of each task that ran: its process, its session and the scorer's counts."""
 
-    def __init__(self, folder: Path, plan) -> None:
-        super().__init__(plan)
+    def __init__(self, folder: Path, *args) -> None:
+        super().__init__(*args)
         self.folder = folder
 
     def __call__(self, batches):
         scorer = worker_scorer(self.plan)
-        yield from scorer.score(batches)
+        yield from self.by(scorer, batches)
         note(self.folder, scorer.session, rows_called=scorer.counts.rows_called)
 
 
@@ -105,6 +105,7 @@ import json, sys
 import pyarrow as pa
 from sparkscore.run.adapters import _bound, load
 from sparkscore.run.frames import prepared_schema
+from sparkscore.scoring.verdicts import ERR_TYPE
 from sparkscore.spark.carriers import FrameTask, UnitContext, UnitTask
 from sparkscore.spark.sessions import local_session
 
@@ -121,7 +122,7 @@ for name, (rows, model, inputs) in {"empty": calls["numbers"], **calls}.items():
     task = lambda batches: batches
     if name != "empty":
         _, plan = _bound(model, inputs, None, prepared_schema(frame), {"keep": "all"})
-        task = UnitTask(plan, UnitContext("r", 0, 1, folder)) if name == "unit" else FrameTask(plan)
+        task = UnitTask(plan, UnitContext("r", 0, 1, folder)) if name == "unit" else FrameTask(plan, ERR_TYPE)
     seen = frame.mapInArrow(lambda batches, task=task: modules(batches, task), "rows bigint, names array<string>")
     row = seen.collect()[0]
     assert row.rows, name
