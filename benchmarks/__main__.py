@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=1_000_000, help="rows of the smaller input")
     parser.add_argument("--large", type=int, default=4_000_000, help="rows of the larger input")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=24, help="interleaved pairs for the ratio to plain mapInArrow")
+    parser.add_argument("--sessions", type=int, default=8, help="sessions for the ratio to plain mapInArrow")
     parser.add_argument("--out", type=Path, default=HOME / "docs" / "benchmarks.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sparkscore-bench-") as scratch:
@@ -74,7 +74,7 @@ def main() -> None:
         _prepare(sizes)
         difference = _equality(sizes[options.small], model)
         results = _arms(list(ARMS), model, sizes, options.repeats)
-        ratios = _pairs(model, sizes[options.large], options.pairs)
+        ratios = _pairs(model, sizes[options.large], options.sessions)
     options.out.write_text(report.page(results, ratios, difference, vars(options)), encoding="utf-8")
     print(options.out.read_text(encoding="utf-8"))
 
@@ -123,22 +123,23 @@ def _arms(names: list[str], model: Path, sizes: dict[int, Path], repeats: int) -
     return results
 
 
-def _pairs(model: Path, rows: Path, count: int) -> list[float]:
-    """CPU of ss.score over that of plain mapInArrow, both in one session, one after the other, order alternating."""
+def _pairs(model: Path, rows: Path, sessions: int) -> list[float]:
+    """CPU of ss.score over that of plain mapInArrow: the median of three pairs in each of several sessions.
+
+    A pair runs both in one session, one after the other; every second session has the other order. What a JVM's
+    compilers make of the same code differs by some 15 % from one session to the next, so only sessions count.
+    """
     ratios = []
-    forth, back = Arm("pair", model), Arm("pair back", model)
-    try:
-        for _ in range(2):  # the JVM's compilers are at work in the first runs
-            forth.run(rows)
-            back.run(rows)
-        for i in range(count):
-            arm = forth if i % 2 == 0 else back
-            cpu_s = arm.run(rows)["cpu_s"]
-            ratios.append(cpu_s[1] / cpu_s[0] if arm is forth else cpu_s[0] / cpu_s[1])
-    finally:
-        forth.close()
-        back.close()
-    print("pairs", [round(r, 3) for r in ratios], statistics.median(ratios), flush=True)
+    for i in range(sessions):
+        arm = Arm("pair" if i % 2 == 0 else "pair back", model)
+        try:
+            for _ in range(2):  # the compilers are at work in the first runs
+                arm.run(rows)
+            pairs = [arm.run(rows)["cpu_s"] for _ in range(3)]
+        finally:
+            arm.close()
+        ratios.append(statistics.median(b / a if i % 2 == 0 else a / b for a, b in pairs))
+        print("session", i, pairs, round(ratios[-1], 3), flush=True)
     return ratios
 
 
