@@ -40,6 +40,8 @@ __all__ = [
     "write_unit",
 ]
 
+Constant = str | int | datetime
+
 _DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}\.c\d{3}\.")
 
 
@@ -68,7 +70,7 @@ def app_id(run_id: str) -> str:
     return f"sparkscore/{run_id}"
 
 
-def with_ss(scored: DataFrame, constants: Mapping[str, str | int | datetime]) -> DataFrame:
+def with_ss(scored: DataFrame, constants: Mapping[str, Constant]) -> DataFrame:
     """Build the `_ss` struct, first in the schema so that Delta's statistics cover it.
 
     Constants are added here, in the JVM, because each cell out of a worker costs about 95 ns.
@@ -77,7 +79,7 @@ def with_ss(scored: DataFrame, constants: Mapping[str, str | int | datetime]) ->
     return scored.selectExpr(f"{ss} AS _ss", "*").drop(ERR_COL, TASK_COL, POINTER_COL)
 
 
-def ss_sql(columns: Sequence[str], errors: Sequence[str], constants: Mapping[str, str | int | datetime]) -> str:
+def ss_sql(columns: Sequence[str], errors: Sequence[str], constants: Mapping[str, Constant]) -> str:
     """Write the `_ss` struct in SQL, over the columns that a worker gives.
 
     Parameters
@@ -243,9 +245,7 @@ def discard(spark: SparkSession, location: str, run_id: str) -> None:
         spark.sql(f"DELETE FROM {delta_path(location)} WHERE _ss.run_id = '{run_id}'")
 
 
-def unit_constants(
-    run_id: str, unit: Any, model: Any, provider: str, started_at: datetime
-) -> dict[str, str | int | datetime]:
+def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Constant]:
     """Give the fields of `_ss` that are the same for every row of a unit."""
     return {
         "run_id": run_id,
@@ -258,7 +258,7 @@ def unit_constants(
     }
 
 
-def _literal(value: str | int | datetime) -> str:
+def _literal(value: Constant) -> str:
     """Write a constant in SQL; a text by its bytes, so that nothing in it needs a quote."""
     if isinstance(value, datetime):
         return f"timestamp_micros({round(value.timestamp() * 1_000_000)})"

@@ -33,13 +33,13 @@ def delta_path(location: str) -> str:
 
 
 def history(spark: SparkSession, location: str, limit: int | None = None) -> list[Any]:
-    """List the newest commits first, as DESCRIBE HISTORY has them. Empty when there is no table."""
+    """List the newest commits first: rows of version, timestamp, userMetadata. Empty when there is no table."""
     from pyspark.errors import AnalysisException
 
     tail = f" LIMIT {limit}" if limit is not None else ""
     try:
         frame = spark.sql(f"DESCRIBE HISTORY {delta_path(location)}{tail}")
-        return frame.collect()  # the command has run and holds its rows: a projection would be a job of its own
+        return frame.select("version", "timestamp", "userMetadata").collect()
     except AnalysisException as cause:
         if any(name in str(cause) for name in _MISSING):
             return []

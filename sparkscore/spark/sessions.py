@@ -25,12 +25,13 @@ DELTA_CONF = {
 }
 # For one machine: Spark's defaults plan for a cluster (200 shuffle partitions, 50 tasks for a table's log). Scoring
 # shuffles nothing; the small queries over logs and ledgers do, of which a unit has about ten.
-_LOCAL_CONF = {
+_ONE_MACHINE = {
     "spark.sql.shuffle.partitions": "1",
-    "spark.sql.leafNodeDefaultParallelism": "1",
     "spark.sql.adaptive.enabled": "false",
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
+}
+_CONF = {
     "spark.ui.enabled": "false",
     "spark.log.level": "ERROR",
     "spark.ui.showConsoleProgress": "false",
@@ -79,11 +80,11 @@ def local_session(master: str | None = None, conf: dict[str, str] | None = None)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ["JAVA_HOME"] = str(java.java_home())
     settings = {
-        **_LOCAL_CONF,
+        **_CONF,
         **DELTA_CONF,
+        **(_ONE_MACHINE if master is None or master.startswith("local") else {}),
         "spark.sql.warehouse.dir": str(cache_root() / "warehouse"),  # Spark's default litters the current folder
         "spark.jars": ",".join(str(jar) for jar in jars.ensure()),
-        "spark.sql.files.minPartitionNum": str(os.cpu_count() or 2),  # else it is leafNodeDefaultParallelism
         "spark.master": master or f"local[{os.cpu_count() or 2},4]",
         **_java_options(),
         **(conf or {}),
