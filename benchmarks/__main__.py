@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -124,22 +123,22 @@ def _arms(names: list[str], model: Path, sizes: dict[int, Path], repeats: int) -
 
 
 def _pairs(model: Path, rows: Path, sessions: int) -> list[float]:
-    """CPU of ss.score over that of plain mapInArrow: the median of three pairs in each of several sessions.
+    """CPU of ss.score over that of plain mapInArrow, in each of several sessions.
 
-    A pair runs both in one session, one after the other; every second session has the other order. What a JVM's
+    A session runs both there and back, A-B-B-A, twice; every second session begins with the other one. What a JVM's
     compilers make of the same code differs by some 15 % from one session to the next, so only sessions count.
     """
     ratios = []
     for i in range(sessions):
         arm = Arm("pair" if i % 2 == 0 else "pair back", model)
         try:
-            for _ in range(2):  # the compilers are at work in the first runs
-                arm.run(rows)
-            pairs = [arm.run(rows)["cpu_s"] for _ in range(3)]
+            arm.run(rows)  # the compilers are at work in the first runs
+            rounds = [arm.run(rows)["cpu_s"] for _ in range(2)]
         finally:
             arm.close()
-        ratios.append(statistics.median(b / a if i % 2 == 0 else a / b for a, b in pairs))
-        print("session", i, pairs, round(ratios[-1], 3), flush=True)
+        outer, inner = (sum(a + d for a, _, _, d in rounds), sum(b + c for _, b, c, _ in rounds))
+        ratios.append(inner / outer if i % 2 == 0 else outer / inner)
+        print("session", i, rounds, round(ratios[-1], 3), flush=True)
     return ratios
 
 

@@ -29,8 +29,8 @@ def main(name: str, model: str) -> None:
 
 
 def _arms(name: str) -> list[Callable[..., None]]:
-    """The named arm; or, for the near ratio, both of a pair in one session, one after the other."""
-    pairs = {"pair": [plain, sparkscore], "pair back": [sparkscore, plain]}
+    """The named arm; or, for the near ratio, both of a pair in one session, there and back."""
+    pairs = {"pair": [plain, sparkscore, sparkscore, plain], "pair back": [sparkscore, plain, plain, sparkscore]}
     return pairs.get(name) or [ARMS[name]]
 
 

@@ -33,7 +33,7 @@ def page(results: dict[str, dict[int, list[Any]]], ratios: list[float], differen
         *(_row(name, slopes[name], results[name][large], floor) for name in results),
         "",
         f"**`ss.score` over plain `mapInArrow`: {mid:.3f}** (median over {len(ratios)} sessions, {low:.3f} to {high:.3f}; in",
-        f"each the median of three pairs of runs over {large:,} rows, every second session in the other order). The plain",
+        f"each two rounds A-B-B-A over {large:,} rows, every second session beginning with the other one). The plain",
         "arm does no checks and gives an error column that is always null; `ss.score` checks null, infinity and outputs,",
         "isolates bad rows and gives a struct of status and error. Both give the same scores: the largest difference over",
         f"all rows is {difference:.2g}.",

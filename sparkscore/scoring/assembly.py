@@ -31,7 +31,7 @@ class Scored:
         self._calls: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
 
     def add(self, rows: NDArray[np.int64], outputs: list[Array], feeds: dict[str, Array]) -> None:
-        """Add the outputs of some rows, and those of their feeds that a step reads (`Assembly.needs`)."""
+        """Add the outputs of some rows, ascending, and those of their feeds that a step reads (`Assembly.needs`)."""
         self.rows.append(rows)
         self.outputs.append(outputs)
         self.feeds.append(feeds)
@@ -81,8 +81,7 @@ class Assembly:
             return [pa.nulls(scored.n, column.arrow_type) for column in self._columns]
         rows = scored.rows[0] if len(scored.rows) == 1 else np.concatenate(scored.rows)
         built = [self._built(i, rows, scored, faults) for i in range(len(self._columns))]
-        in_order = len(rows) == scored.n and bool((rows == np.arange(scored.n)).all())
-        if in_order and not faults.any:
+        if len(rows) == scored.n and (len(scored.rows) == 1 or _ascending(rows)) and not faults.any:
             return built
         index = np.full(scored.n, -1, dtype=np.int64)
         index[rows] = np.arange(len(rows))
@@ -106,6 +105,10 @@ class Assembly:
             arrays.append(array)
             start += len(output)
         return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
+
+
+def _ascending(rows: NDArray[np.int64]) -> bool:
+    return bool((rows[1:] > rows[:-1]).all())
 
 
 def _joined(parts: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:

@@ -43,7 +43,7 @@ def rebatch(batches: Iterable[pa.RecordBatch], rows: int, slack: float = SLACK) 
         while start < batch.num_rows:
             left = batch.num_rows - start
             if not held and rows / slack <= left <= rows * slack:
-                yield batch.slice(start)
+                yield batch.slice(start) if start else batch
                 break
             part = batch.slice(start, min(rows - held, left))
             waiting.append(part)

@@ -40,10 +40,9 @@ class Intake:
                 yield kept
 
     def _numbered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        names = set(batch.schema.names)
-        if not {FILE_COL, BLOCK_COL} <= names or not batch.num_rows:
+        if not (_has(batch, FILE_COL) and _has(batch, BLOCK_COL) and batch.num_rows):
             return batch
-        if ROW_COL in names and batch.column(ROW_COL).null_count == 0:
+        if _has(batch, ROW_COL) and batch.column(ROW_COL).null_count == 0:
             return batch
         files, blocks = batch.column(FILE_COL), batch.column(BLOCK_COL)
         ordinals = np.arange(batch.num_rows, dtype=np.int64)
@@ -55,7 +54,7 @@ class Intake:
         return batch.append_column(pa.field(ORDINAL_COL, pa.int64()), numbers(ordinals))
 
     def _without_dropped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        if DROPPED_COL not in batch.schema.names:
+        if not _has(batch, DROPPED_COL):
             return batch
         steps = batch.column(DROPPED_COL)
         if steps.null_count == len(steps):
@@ -64,6 +63,10 @@ class Intake:
         for entry in pc.value_counts(steps.drop_null()).to_pylist():
             filtered[entry["values"]] = filtered.get(entry["values"], 0) + entry["counts"]
         return batch.filter(steps.is_null())
+
+
+def _has(batch: pa.RecordBatch, name: str) -> bool:
+    return bool(batch.schema.get_field_index(name) >= 0)
 
 
 def _run_starts(files: pa.Array, blocks: pa.Array) -> list[int]:
@@ -78,7 +81,7 @@ def _differs(column: pa.Array) -> NDArray[np.bool_]:
 
 def mark_corrupt(batch: pa.RecordBatch, faults: Faults) -> None:
     """Mark malformed CSV and JSON lines, before anything looks at their cells: those are null."""
-    if CORRUPT_COL in batch.schema.names:
+    if _has(batch, CORRUPT_COL):
         lines = batch.column(CORRUPT_COL)
         if lines.null_count != len(lines):
             faults.add(
@@ -104,7 +107,7 @@ def pointers(batch: pa.RecordBatch) -> pa.StringArray:
     """
     nothing = pa.nulls(batch.num_rows, pa.string())
     file, index, block, ordinal = (
-        batch.column(name).cast(pa.string()) if name in batch.schema.names else nothing
+        batch.column(name).cast(pa.string()) if _has(batch, name) else nothing
         for name in (FILE_COL, ROW_COL, BLOCK_COL, ORDINAL_COL)
     )
     by_block = pc.binary_join_element_wise(block, ordinal, _PLUS)

@@ -41,11 +41,11 @@ _TIMEOUT_FACTOR = 20.0
 class Outcome:
     """What became of a batch of n rows.
 
-    `pieces` are (positions, outputs) in ascending order of position: ndarray of int64 and one array per output, of
-    that length. `faults` are the other rows. `tries`, ndarray of int32 of shape (n,), counts each row's calls.
+    `pieces` are (rows, outputs) in ascending order: a slice of the batch and one array per output, of its length.
+    `faults` are the other rows. `tries`, ndarray of int32 of shape (n,), counts each row's calls.
     """
 
-    pieces: list[tuple[NDArray[np.int64], list[Array]]]
+    pieces: list[tuple[slice, list[Array]]]
     faults: dict[int, Fault]
     tries: NDArray[np.int32]
 
@@ -127,7 +127,7 @@ class Isolation:
         start = 0
         while start < n:
             start = self._advance(search, sizes, start)
-        search.pieces.sort(key=lambda piece: int(piece[0][0]))
+        search.pieces.sort(key=lambda piece: piece[0].start)
         return Outcome(search.pieces, search.faults, search.tries)
 
     def _advance(self, search: _Search, sizes: BatchSizes, start: int) -> int:
@@ -171,7 +171,7 @@ class _Search:
     isolation: Isolation
     feeds: Feeds
     n: int
-    pieces: list[tuple[NDArray[np.int64], list[Array]]] = field(default_factory=list)
+    pieces: list[tuple[slice, list[Array]]] = field(default_factory=list)
     faults: dict[int, Fault] = field(default_factory=dict)
     rows_good: int = 0
     failed_before: bool = False
@@ -187,7 +187,7 @@ class _Search:
         outputs = self._called(feeds, stop - start, timeout_s)
         if isinstance(outputs, Failure):
             return outputs
-        self.pieces.append((np.arange(start, stop, dtype=np.int64), outputs))
+        self.pieces.append((slice(start, stop), outputs))
         self.rows_good += stop - start
         return None
 

@@ -142,13 +142,13 @@ class Scorer:
             rows = group.rows[start : start + step]
             feeds = {name: array[start : start + step] for name, array in group.feeds.items()}
             outcome = self._isolation.score(feeds, len(rows))
-            for positions, outputs in outcome.pieces:
-                scored.add(rows[positions], outputs, {name: feeds[name][positions] for name in self._assembly.needs})
+            for piece, outputs in outcome.pieces:
+                scored.add(rows[piece], outputs, {name: feeds[name][piece] for name in self._assembly.needs})
             for position, fault in outcome.faults.items():
                 faults.put(rows[position : position + 1], fault)
             scored.called(rows, outcome.tries)
             if self._unproven:
-                self._prove(feeds, [int(row) for positions, _ in outcome.pieces for row in positions])
+                self._prove(feeds, [row for piece, _ in outcome.pieces for row in range(piece.start, piece.stop)])
 
     def _prove(self, feeds: Mapping[str, Array], scored_rows: list[int]) -> None:
         """Run the batch-dependence test on the first rows that differ; until some do, it waits."""

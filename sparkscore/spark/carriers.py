@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,9 +175,14 @@ def _from_pandas(values: pd.Series | pd.DataFrame, kind: pa.DataType) -> pa.Arra
     return pa.StructArray.from_arrays([_from_pandas(values[f.name], f.type) for f in kind], fields=list(kind))
 
 
+@lru_cache(maxsize=4)
+def _nulls(rows: int, kind: pa.StructType) -> pa.StructArray:
+    return pa.nulls(rows, kind)  # of five strings, zeroed anew for each batch, costs as much as the scorer's own checks
+
+
 def _only(errors: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
     if errors.null_count == len(errors):
-        return pa.nulls(len(errors), kind)
+        return _nulls(len(errors), kind)
     return pa.StructArray.from_arrays([errors.field(f.name) for f in kind], fields=list(kind), mask=errors.is_null())
 
 
