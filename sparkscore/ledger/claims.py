@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from sparkscore.errors import ClusterError, SparkscoreError
-from sparkscore.ledger.events import CLOSING, attempts, read_events
+from sparkscore.ledger.events import CLOSING, attempts, claim_name, read_claim, read_events
 from sparkscore.ledger.store import Store
 
 __all__ = ["HEARTBEAT_S", "Claim", "Owner", "claim_run", "this_process"]
@@ -31,6 +31,7 @@ class Owner:
     boot_id: str
     pid: int
     pid_start: str
+    pid_namespace: str
 
 
 class Claim:
@@ -97,22 +98,24 @@ def claim_run(
         _assert_dead(store, run_id, numbers[-1], interval_s, say)
     attempt = (numbers[-1] if numbers else 0) + 1
     body = {"run_id": run_id, "attempt": attempt, "claimed_at": datetime.now(UTC).isoformat(), **asdict(this_process())}
-    if not store.put_if_absent(f"claims/{run_id}/{attempt:06d}.json", json.dumps(body).encode()):
+    if not store.put_if_absent(claim_name(run_id, attempt), json.dumps(body).encode()):
         raise _fenced(f"attempt {attempt} to be free", "a claim of another driver", run_id)
     return Claim(store, run_id, attempt, interval_s)
 
 
 def this_process() -> Owner:
     """Name this process."""
-    return Owner(socket.gethostname(), _boot_id(), os.getpid(), _start_of(os.getpid()) or "")
+    pid = os.getpid()
+    return Owner(socket.gethostname(), _boot_id(), pid, _start_of(pid) or "", _pid_namespace())
 
 
 def _assert_dead(store: Store, run_id: str, attempt: int, interval_s: float, say: Callable[[str], None]) -> None:
     if any(e["event"] in CLOSING for e in read_events(store, run_id, attempt)):
         return
-    claim = json.loads(store.get(f"claims/{run_id}/{attempt:06d}.json") or b"{}")
-    me = this_process()
-    same_machine = (claim.get("host"), claim.get("boot_id")) == (me.host, me.boot_id)
+    claim = read_claim(store, run_id, attempt)
+    me = asdict(this_process())
+    # Containers of one machine may share its name and boot id, and see each other's processes under no pid.
+    same_machine = all(claim.get(k) == me[k] for k in ("host", "boot_id", "pid_namespace"))
     if same_machine and _start_of(claim["pid"]) != claim["pid_start"]:
         return
     say(f"attempt {attempt} of {run_id} did not close; watching its heartbeat for {2 * interval_s:.0f} s")
@@ -142,6 +145,13 @@ def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # not Linux: the pid test alone decides
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
         return ""
 
 

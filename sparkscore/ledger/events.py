@@ -10,7 +10,7 @@ from typing import Any
 from sparkscore.errors import error
 from sparkscore.ledger.store import Store
 
-__all__ = ["CLOSING", "EventLog", "attempts", "read_events"]
+__all__ = ["CLOSING", "EventLog", "attempts", "claim_name", "read_claim", "read_events"]
 
 # An attempt that wrote one of these is over and blocks nobody.
 CLOSING = frozenset({"run_closed", "run_stopped", "run_failed", "run_fenced", "run_discarded"})
@@ -55,6 +55,17 @@ class EventLog:
 def attempts(store: Store, run_id: str) -> list[int]:
     """List the numbers of the claims of a run, ascending."""
     return sorted(int(name.removesuffix(".json")) for name in store.names(f"claims/{run_id}"))
+
+
+def claim_name(run_id: str, attempt: int) -> str:
+    """Name the object that claims an attempt."""
+    return f"claims/{run_id}/{attempt:06d}.json"
+
+
+def read_claim(store: Store, run_id: str, attempt: int) -> dict[str, Any]:
+    """Read who claimed an attempt, and when; empty when nobody did."""
+    found: dict[str, Any] = json.loads(store.get(claim_name(run_id, attempt)) or b"{}")
+    return found
 
 
 def read_events(store: Store, run_id: str, attempt: int | None = None) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sparkscore.ledger.events import CLOSING, attempts, read_events
+from sparkscore.ledger.events import CLOSING, attempts, read_claim, read_events
 from sparkscore.ledger.plans import Plan, read_plan
 from sparkscore.ledger.store import Store
 from sparkscore.tables import RUNS, UNITS
 
-__all__ = ["filtered_by_name", "run_ids", "run_rows", "state_of", "unit_rows"]
+__all__ = ["filtered_by_name", "quarantine_of", "run_ids", "run_rows", "state_of", "unit_rows"]
 
 _STATES = {"run_closed": "SUCCEEDED", "run_failed": "FAILED", "run_stopped": "STOPPED", "run_fenced": "FENCED"}
 _COMMITTED = ("unit_committed", "unit_reused")
@@ -31,8 +31,15 @@ def state_of(events: Iterable[dict[str, Any]]) -> str:
         name = event["event"]
         if name == "run_discarded":
             return "DISCARDED"
-        state = _STATES.get(name, "RUNNING" if name not in CLOSING and state != "SUCCEEDED" else state)
+        if state != "SUCCEEDED":  # what comes after `run_closed`, such as a signal during the last fold, undoes nothing
+            state = _STATES.get(name, "RUNNING" if name not in CLOSING else state)
     return state
+
+
+def quarantine_of(store: Store, plan: Plan) -> str:
+    """Give the place of a run's bad rows: the newest attempt's, since each fold merges the whole run's there."""
+    places = [event["quarantine"] for event in read_events(store, plan.run_id) if "quarantine" in event]
+    return str(places[-1] if places else plan.header["quarantine"])
 
 
 def unit_rows(store: Store, run_id: str) -> list[dict[str, Any]]:
@@ -60,7 +67,9 @@ def run_rows(store: Store, run_id: str) -> list[dict[str, Any]]:
     for attempt in attempts(store, run_id):
         upto = [e for e in every if e["attempt"] <= attempt]
         own = [e for e in every if e["attempt"] == attempt]
-        rows.append(_run_row(plan, attempt, own, upto) | ({"state": "DISCARDED"} if discarded else {}))
+        row = _run_row(plan, attempt, own, upto)
+        row["started_at"] = row["started_at"] or _time(read_claim(store, run_id, attempt)["claimed_at"])
+        rows.append(row | ({"state": "DISCARDED"} if discarded else {}))
     return rows
 
 

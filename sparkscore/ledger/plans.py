@@ -83,8 +83,8 @@ def unit_id(files: tuple[InputFile, ...]) -> str:
     return hashlib.sha256(_canonical([[f.path, f.size_bytes, f.mtime_ms] for f in files])).hexdigest()
 
 
-def write_plan(store: Store, plan: Plan) -> Plan:
-    """Write the plan, or take the one that another attempt wrote first.
+def write_plan(store: Store, plan: Plan) -> bool:
+    """Write the plan; False when another driver wrote one first, which then holds.
 
     The files' table is named by its own digest and written before the header, so the header alone is the commit:
     a crash between the two leaves an unnamed table and no plan.
@@ -93,11 +93,7 @@ def write_plan(store: Store, plan: Plan) -> Plan:
     files = f"plans/{plan.run_id}.{hashlib.sha256(table).hexdigest()[:12]}.arrow"
     store.put_if_absent(files, table)
     header = {**plan.header, "files": files}
-    if store.put_if_absent(f"plans/{plan.run_id}.json", _canonical(header)):
-        return Plan(header, plan.units)
-    found = read_plan(store, plan.run_id)
-    assert found is not None, "a plan that exists can be read"
-    return found
+    return store.put_if_absent(f"plans/{plan.run_id}.json", _canonical(header))
 
 
 def read_plan(store: Store, run_id: str) -> Plan | None:

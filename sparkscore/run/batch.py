@@ -23,7 +23,7 @@ from sparkscore.run.budget import Totals, assert_within, task_limit
 from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
-from sparkscore.run.planning import Bound, bound, make_plan, restore
+from sparkscore.run.planning import Bound, assert_same, bound, make_plan, quarantine_location, restore
 from sparkscore.run.proof import (
     UnitProof,
     assert_complete,
@@ -100,25 +100,44 @@ def run_batch(
         Whatever ended the run, after the ledger recorded it; committed units stay and the run can be resumed.
     """
     store = open_store(pipeline.ledger)
-    plan = read_plan(store, run_id)
     with mapped(spark, dict(pipeline.expressions()), run=run_id):
-        if plan is None:
-            job = bound(spark, pipeline)
-            golden_rows(spark, job)
-            plan = write_plan(store, make_plan(spark, job, run_id))
-        else:
-            job = restore(spark, pipeline, plan)
-    state = state_of(read_events(store, run_id))
-    if state == "SUCCEEDED":
-        summary = summary_of(store, plan)
-        exit_code = _success(summary.quarantined_rows, fail_on_quarantine)
-        return Run(spark, replace(summary, repeated=True, exit_code=exit_code))
-    if state == "DISCARDED":
-        raise _discarded(run_id)
+        plan, job = _planned(spark, pipeline, store, run_id)
+        events = read_events(store, run_id)
+        state = state_of(events)
+        if state == "SUCCEEDED":
+            return _repeated(spark, store, plan, events, fail_on_quarantine)
+        if state == "DISCARDED":
+            raise _discarded(run_id)
+        job = job or restore(spark, pipeline, plan)
     with claim_run(store, run_id, take_over=take_over, interval_s=heartbeat_s, say=say) as claim:
         attempt = _Attempt(spark, job, plan, store, claim)
         attempt.fail_on_quarantine = fail_on_quarantine
         return attempt.run(progress or (lambda *_: None))
+
+
+def _planned(spark: SparkSession, pipeline: Any, store: Store, run_id: str) -> tuple[Plan, Bound | None]:
+    """Give the run's plan, made now if there is none; and what it was made from, if it was made here."""
+    plan, job = read_plan(store, run_id), None
+    if plan is None:
+        job = bound(spark, pipeline)
+        golden_rows(spark, job)
+        if not write_plan(store, make_plan(spark, job, run_id)):
+            job = None  # another driver's plan came first: perhaps of another version of the input or the model
+        plan = read_plan(store, run_id)
+    assert plan is not None, "a plan that was written can be read"
+    assert_same(pipeline, plan)
+    return plan, job
+
+
+def _repeated(
+    spark: SparkSession, store: Store, plan: Plan, events: list[dict[str, Any]], fail_on_quarantine: bool
+) -> Run:
+    """Give the run as it ended; neither its input nor its model needs to be there any more."""
+    if not any(event["event"] == "tables_folded" for event in events):  # its driver died just before its end
+        _tables_folded(spark, store, plan.run_id)
+    summary = summary_of(store, plan)
+    exit_code = _success(summary.quarantined_rows, fail_on_quarantine)
+    return Run(spark, replace(summary, repeated=True, exit_code=exit_code))
 
 
 @dataclass(frozen=True)
@@ -140,7 +159,7 @@ class _Attempt:
         self.plan = plan
         self.store = store
         self.claim = claim
-        self.sink = self.pipeline.sink.location
+        self.sink = plan.header["sink"]
         self.events = EventLog(store, plan.run_id, claim.attempt)
         self.proofs: dict[int, UnitProof] = {}
         self.unproved: list[_Unproved] = []
@@ -175,6 +194,7 @@ class _Attempt:
             "run_claimed",
             device=self.pipeline.model.device,
             on_error=self.pipeline.on_error.model_dump(mode="json"),
+            quarantine=quarantine_location(self.pipeline),
             **versions(self.spark),
         )
         for message in self.plan.header["narrowing"]:
@@ -247,9 +267,8 @@ class _Attempt:
         for _ in range(_MAX_COMMIT_TRIES):
             self.claim.assert_mine()
             self._assert_unchanged(unit)
-            with mapped(self.spark, dict(self.pipeline.expressions()), run=self.plan.run_id, unit=unit.seq):
-                self._write(unit)
-                commit = find_commit(self.spark, self.sink, self.plan.run_id, unit)
+            self._write(unit)
+            commit = find_commit(self.spark, self.sink, self.plan.run_id, unit)
             if commit is not None:
                 return commit
             self.events.write("commit_lost", unit_seq=unit.seq)
@@ -262,8 +281,15 @@ class _Attempt:
 
     def _write(self, unit: Unit) -> None:
         commit = Commit(-1, unit.seq, unit.unit_id, self.claim.attempt)
-        with interruptible(self.spark):
-            write_unit(self._unit_frame(unit), self.pipeline.sink, commit, self.plan.run_id, self.plan.sha256)
+        expressions = dict(self.pipeline.expressions())
+        try:
+            with mapped(self.spark, expressions, run=self.plan.run_id, unit=unit.seq), interruptible(self.spark):
+                write_unit(self._unit_frame(unit), self.pipeline.sink, commit, self.plan.run_id, self.plan.sha256)
+        except SparkscoreError as failure:
+            if failure.code != "SPS-FENCED":
+                raise
+            # Another attempt committed this unit meanwhile. If its driver was passed over as dead, the run is ours.
+            self.claim.assert_mine()
 
     def _unit_frame(self, unit: Unit) -> DataFrame:
         scoring = self._task_plan()
@@ -321,7 +347,8 @@ class _Attempt:
         folding.fold_quarantine(self.spark, self.pipeline, self.plan)
         self.events.write("quarantine_folded", rows=totals.bad_rows)
         self.events.write("run_closed", exit_code=_success(totals.bad_rows, self.fail_on_quarantine))
-        folding.fold_run(self.spark, self.store, self.plan.run_id)
+        if _tables_folded(self.spark, self.store, self.plan.run_id):
+            self.events.write("tables_folded")
 
     # -- how it ends -----------------------------------------------------------------------------------
 
@@ -358,13 +385,13 @@ class _Attempt:
             _log.warning("the newest units of run %s could not be proved", self.plan.run_id, exc_info=True)
 
     def _fold_what_there_is(self) -> None:
-        """Show a failed run and its bad rows in the tables too; the events stay the truth when that fails."""
+        """Show a failed run and its bad rows in the tables too."""
         try:
             if self.proofs:
                 folding.fold_quarantine(self.spark, self.pipeline, self.plan)
-            folding.fold_run(self.spark, self.store, self.plan.run_id)
         except Exception:  # boundary: the run's own failure is the one to tell
-            _log.warning("the tables of run %s could not be folded", self.plan.run_id, exc_info=True)
+            _log.warning("the bad rows of run %s could not be folded", self.plan.run_id, exc_info=True)
+        _tables_folded(self.spark, self.store, self.plan.run_id)
 
     def _stopped(self, cause: BaseException) -> None:
         """A signal: the unit was cancelled, the claim is released by this event, and the next start is immediate."""
@@ -406,6 +433,18 @@ class _Attempt:
             self.plan.header["planned_rows"],
             totals.bad_rows,
         )
+
+
+def _tables_folded(spark: SparkSession, store: Store, run_id: str) -> bool:
+    """Show the run in the ledger's tables; the events stay the truth when that fails."""
+    try:
+        folding.fold_run(spark, store, run_id)
+    except Exception:  # boundary: a run has ended as it has, whatever becomes of the tables
+        _log.warning(
+            "the tables of run %s could not be folded; the same run id again folds them", run_id, exc_info=True
+        )
+        return False
+    return True
 
 
 def _success(bad_rows: int, fail_on_quarantine: bool) -> int:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sparkscore.ledger.claims import claim_run
-from sparkscore.ledger.events import EventLog
+from sparkscore.ledger.events import EventLog, read_events
+from sparkscore.ledger.fold import quarantine_of
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run import folding
 from sparkscore.run.environment import versions
+from sparkscore.run.proof import gap, recorded_proofs
 from sparkscore.spark.commit import discard
 from sparkscore.spark.delta_log import delta_path, newest_version
 from sparkscore.spark.failures import mapped
@@ -38,11 +40,13 @@ def discard_run(
     ClusterError
         `SPS-FENCED` when a live driver owns the run.
     """
-    sink, quarantine, run_id = plan.header["sink"], plan.header["quarantine"], plan.run_id
+    sink, quarantine, run_id = plan.header["sink"], quarantine_of(store, plan), plan.run_id
     with claim_run(store, run_id, take_over=take_over, say=say) as claim, mapped(spark, run=run_id):
         events = EventLog(store, run_id, claim.attempt)
         events.write("run_claimed", **versions(spark))
-        discard(spark, sink, run_id)
+        there = discard(spark, sink, run_id, max(len(plan.units) - 1, 0))
+        if not there and recorded_proofs(read_events(store, run_id)):
+            raise gap("the run's committed units", f"no table at {sink}", run_id)
         if newest_version(spark, quarantine) is not None:
             spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
         events.write("run_discarded", exit_code=0)

@@ -5,6 +5,8 @@ Each fold merges on the table's key, so it may be repeated after any crash.
 
 from __future__ import annotations
 
+import random
+import time
 import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.planning import quarantine_location
 from sparkscore.spark.delta_log import delta_path, newest_version
+from sparkscore.spark.failures import from_spark
 from sparkscore.spark.schemas import quoted
 from sparkscore.tables import QUARANTINE, RUNS, UNITS, ddl
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["fold_quarantine", "fold_run"]
 
 _KEEP_DAYS = 30
+_TRIES = 5
 
 
 def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan) -> None:
@@ -58,10 +62,28 @@ def merge(
 ) -> None:
     """Insert rows whose key is new, and update the others: all their columns, or those of `update`.
 
-    A table that is not there yet begins with the rows, in one commit instead of two and a join.
+    A table that is not there yet begins with the rows, in one commit instead of two and a join. Runs that end at the
+    same moment, and share a table, conflict: the later one tries again.
     """
+    from pyspark.errors import PySparkException
+
+    for _ in range(_TRIES - 1):
+        try:
+            _merge_once(spark, location, keys, rows, update)
+        except PySparkException as cause:
+            if from_spark(cause).code != "SPS-CLUSTER-CONFLICT":
+                raise
+            time.sleep(random.random())
+        else:
+            return
+    _merge_once(spark, location, keys, rows, update)
+
+
+def _merge_once(
+    spark: SparkSession, location: str, keys: tuple[str, ...], rows: DataFrame, update: tuple[str, ...] | None
+) -> None:
     if newest_version(spark, location) is None:
-        rows.write.format("delta").mode("errorifexists").save(location)
+        rows.write.format("delta").mode("append").save(location)
         return
     view = f"sparkscore_{uuid.uuid4().hex}"
     rows.createOrReplaceTempView(view)

@@ -31,7 +31,7 @@ from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ScoringPlan
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Bound", "bound", "make_plan", "restore"]
+__all__ = ["Bound", "assert_same", "bound", "make_plan", "quarantine_location", "restore", "sink_schema"]
 
 # A Delta table that is read by file-path filter scans its file list again for each unit.
 _MAX_FILTERED_UNITS = 8
@@ -109,13 +109,13 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
     return Plan(header, units)
 
 
-def restore(spark: SparkSession, pipeline: Any, plan: Plan) -> Bound:
-    """Bind the pipeline to the input and the model that a plan pinned.
+def assert_same(pipeline: Any, plan: Plan) -> None:
+    """Refuse to go on with a plan that was made from another pipeline.
 
     Raises
     ------
     SpecError
-        `SPS-RUN-CHANGED` when the pipeline is not the one that the plan was made from.
+        `SPS-RUN-CHANGED`.
     """
     if fingerprint(pipeline) != plan.header["spec_sha256"]:
         raise error(
@@ -125,6 +125,10 @@ def restore(spark: SparkSession, pipeline: Any, plan: Plan) -> Bound:
             "Start a new run id for the changed pipeline; on_error, quarantine and model.providers alone may change.",
             run=plan.run_id,
         )
+
+
+def restore(spark: SparkSession, pipeline: Any, plan: Plan) -> Bound:
+    """Bind the pipeline to the input and the model that a plan pinned."""
     model = repin(pipeline, plan.header["model"])
     return _bind(spark, pipeline, restore_snapshot(plan.header["input"]), (), model)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["bad_rows"]
 
 
-def bad_rows(spark: SparkSession, plan: Plan) -> DataFrame:
+def bad_rows(spark: SparkSession, plan: Plan, quarantine: str) -> DataFrame:
     """Read the bad rows of a run: columns of `sparkscore.tables.QUARANTINE`, of a run still open those of `_ss` alone.
 
     Lazy; no payload of a row is hidden or shown that the table does not hold.
@@ -22,8 +22,8 @@ def bad_rows(spark: SparkSession, plan: Plan) -> DataFrame:
     from pyspark.sql import functions as F
 
     delta = spark.read.format("delta")
-    if newest_version(spark, plan.header["quarantine"]) is not None:
-        folded = delta.load(plan.header["quarantine"]).where(F.col("run_id") == plan.run_id)
+    if newest_version(spark, quarantine) is not None:
+        folded = delta.load(quarantine).where(F.col("run_id") == plan.run_id)
         if not folded.isEmpty():
             return folded.select(*(c.name for c in QUARANTINE))
     if newest_version(spark, plan.header["sink"]) is None:

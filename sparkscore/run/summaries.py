@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparkscore.ledger.fold import run_rows
+from sparkscore.ledger.fold import quarantine_of, run_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.result import Summary
@@ -32,7 +32,7 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         providers=row["providers_used"],
         scan="map_in_arrow",
         sink=plan.header["sink"],
-        quarantine=plan.header["quarantine"],
+        quarantine=quarantine_of(store, plan),
         ledger=store.root,
         started_at=rows[0]["started_at"].isoformat(),
         ended_at=row["ended_at"].isoformat() if row["ended_at"] else "",

@@ -100,7 +100,7 @@ class UnitTask:
             **asdict(scorer.counts),
         }
         folder = f"{self.unit.ledger}/receipts/{self.unit.run_id}/{self.unit.unit_seq}"
-        files.write_bytes(f"{folder}/{partition}-{task_id}.json", json.dumps(receipt).encode())
+        files.write_bytes(f"{folder}/{self.unit.attempt}-{partition}-{task_id}.json", json.dumps(receipt).encode())
 
 
 class ColumnTask:

@@ -236,13 +236,21 @@ def _refuse_other_files(location: str) -> None:
             )
 
 
-def discard(spark: SparkSession, location: str, run_id: str) -> None:
-    """Delete a run's rows from the sink in one commit.
+def discard(spark: SparkSession, location: str, run_id: str, last_unit: int) -> bool:
+    """Delete a run's rows from the sink in one commit; False when there is no table.
+
+    First, an append without rows carries the transaction of the run's last unit. After it Delta skips what a driver
+    that was taken for dead still commits of this run.
 
     Delta's commands take no named parameters (Spark 4.2: UNBOUND_SQL_PARAMETER); a run id holds no quote.
     """
-    if history(spark, location, limit=1):
-        spark.sql(f"DELETE FROM {delta_path(location)} WHERE _ss.run_id = '{run_id}'")
+    if not history(spark, location, limit=1):
+        return False
+    nothing = spark.read.format("delta").load(location).limit(0)
+    transaction = {"txnAppId": app_id(run_id), "txnVersion": str(last_unit)}
+    nothing.write.format("delta").mode("append").options(**transaction).save(location)
+    spark.sql(f"DELETE FROM {delta_path(location)} WHERE _ss.run_id = '{run_id}'")
+    return True
 
 
 def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Constant]:

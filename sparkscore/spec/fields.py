@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, LiteralString
 
 from pydantic import (
@@ -20,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 SECRET = re.compile(r"://[^/@]*:[^/@]*@|[?&](sig|signature|token|secret|password|key|x-amz-[a-z-]+)=", re.IGNORECASE)
 
 
@@ -93,6 +95,11 @@ def _without_credentials(uri: str) -> str:
     return uri
 
 
+def _absolute(place: str) -> str:
+    """A run may be resumed from another folder, and the JVM's may be another one than Python's."""
+    return place if _SCHEME.match(place) else str(Path(place).absolute())
+
+
 _NUMBER_TEXT = BeforeValidator(number_from_text)
 
 Text = Annotated[str, Strict(), Field(min_length=1)]
@@ -103,6 +110,7 @@ Fraction = Annotated[float, Strict(), Field(ge=0, le=1), _NUMBER_TEXT, AfterVali
 Seconds = Annotated[float, Strict(), Field(gt=0), _NUMBER_TEXT, AfterValidator(_finite)]
 Flag = Annotated[bool, Strict(), BeforeValidator(_flag_from_text)]
 Uri = Annotated[Text, AfterValidator(_without_credentials)]
+Place = Annotated[Uri, AfterValidator(_absolute)]
 
 
 def _two(value: Any) -> Any:

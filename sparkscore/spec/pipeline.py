@@ -14,7 +14,7 @@ from sparkscore.spec.complaints import to_spec_error
 from sparkscore.spec.document import is_path, read_document
 from sparkscore.spec.entries import CategoryEntry, ColumnsEntry, Entry, ImageEntry, Missing, Parts, TextEntry
 from sparkscore.spec.expressions import render
-from sparkscore.spec.fields import Closed, Flag, Later, Option, Positive, Text, Uri, later, refused
+from sparkscore.spec.fields import Closed, Flag, Later, Option, Place, Positive, Text, Uri, later, refused
 from sparkscore.spec.results import OnError, OutputEntry, Quarantine, Sink
 from sparkscore.spec.source import Source, Step
 
@@ -105,7 +105,7 @@ class Pipeline(Closed):
     on_error: OnError = OnError()
     sink: Sink
     quarantine: Quarantine = Quarantine()
-    ledger: Uri = ""
+    ledger: Place = ""
     limits: Later = None
     stream: Later = None
     audit: Later = None

@@ -15,11 +15,11 @@ from sparkscore.spec.fields import (
     Flag,
     Fraction,
     Later,
+    Place,
     Positive,
     Range,
     Seconds,
     Text,
-    Uri,
     later,
     near,
     number_from_text,
@@ -159,7 +159,7 @@ class Sink(Closed):
     """The table of the scores."""
 
     format: Annotated[Literal["delta"], later(*_SINKS_LATER)]
-    location: Uri | None = None
+    location: Place | None = None
     table: Later = None
     mode: Annotated[Literal["append"], later("overwrite")] = "append"
     partition_by: tuple[Text, ...] = ()
@@ -177,5 +177,5 @@ class Sink(Closed):
 class Quarantine(Closed):
     """Where bad rows are collected, and how much of them; without a location, inside the ledger."""
 
-    location: Uri | None = None
+    location: Place | None = None
     payload: Annotated[Literal["none", "hash", "plain"], later("encrypted")] = "hash"

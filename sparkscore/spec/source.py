@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sparkscore.spec.fields import Closed, Count, Later, Option, Text, Uri, near, refused
+from sparkscore.spec.fields import Closed, Count, Later, Option, Place, Text, near, refused
 
 _NOW = ("parquet", "delta", "csv", "json")
 _LATER = ("orc", "avro", "text", "binaryFile", "jdbc", "kafka")
@@ -67,7 +67,7 @@ class Source(Closed):
     """The rows: a format, a place, and what of it is the input."""
 
     format: Annotated[Literal["parquet", "delta", "csv", "json"], BeforeValidator(_format)]
-    location: Annotated[tuple[Uri, ...] | None, BeforeValidator(_list), Field(min_length=1)] = None
+    location: Annotated[tuple[Place, ...] | None, BeforeValidator(_list), Field(min_length=1)] = None
     table: Later = None
     schema_: Annotated[Text | None, Field(alias="schema")] = None
     options: Annotated[Options, AfterValidator(_checked_options)] = {}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.ledger.claims import claim_run
+from sparkscore.ledger.claims import claim_run, this_process
 from sparkscore.ledger.events import EventLog
 from sparkscore.ledger.store import LocalStore
 
@@ -63,6 +64,15 @@ def test_a_silent_owner_on_another_host_is_passed_after_two_heartbeats(tmp_path:
     with claim_run(LocalStore(tmp_path), "r1", interval_s=0.2, say=said.append) as claim:
         assert claim.attempt == 2
     assert "watching its heartbeat" in said[0]
+
+
+def test_an_owner_in_another_container_of_this_machine_is_watched(tmp_path: Path) -> None:
+    """Its pid means nothing here: that no such process is seen does not say that it is gone."""
+    body = {**asdict(this_process()), "pid": 2**22 + 1, "pid_start": "1", "pid_namespace": "pid:[1]"}
+    LocalStore(tmp_path).put_if_absent("claims/r1/000001.json", json.dumps(body).encode())
+    said: list[str] = []
+    with claim_run(LocalStore(tmp_path), "r1", interval_s=0.2, say=said.append):
+        assert "watching its heartbeat" in said[0]
 
 
 def test_take_over_does_not_watch(tmp_path: Path) -> None:
