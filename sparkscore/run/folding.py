@@ -11,12 +11,13 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.fold import run_rows, unit_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.planning import quarantine_location
 from sparkscore.spark.delta_log import delta_path, newest_version
-from sparkscore.spark.failures import from_spark
+from sparkscore.spark.failures import mapped
 from sparkscore.spark.schemas import quoted
 from sparkscore.tables import QUARANTINE, RUNS, UNITS, ddl
 
@@ -65,13 +66,12 @@ def merge(
     A table that is not there yet begins with the rows, in one commit instead of two and a join. Runs that end at the
     same moment, and share a table, conflict: the later one tries again.
     """
-    from pyspark.errors import PySparkException
-
     for _ in range(_TRIES - 1):
         try:
-            _merge_once(spark, location, keys, rows, update)
-        except PySparkException as cause:
-            if from_spark(cause).code != "SPS-CLUSTER-CONFLICT":
+            with mapped(spark):
+                _merge_once(spark, location, keys, rows, update)
+        except SparkscoreError as failure:
+            if failure.code != "SPS-CLUSTER-CONFLICT":
                 raise
             time.sleep(random.random())
         else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import onnx
@@ -177,3 +179,17 @@ def _double_the_weights(model: Path) -> None:
     loaded = onnx.load(str(model))
     loaded.graph.initializer[0].CopyFrom(numpy_helper.from_array(2 * WEIGHTS, "w"))
     onnx.save(loaded, str(model))
+
+
+def test_runs_that_end_at_the_same_moment_share_their_tables(spark, tmp_path: Path) -> None:
+    table, begin = str(tmp_path / "t"), Barrier(2)
+
+    def merged(run_id: str) -> None:
+        begin.wait()
+        for unit in range(2):
+            rows = spark.createDataFrame([(run_id, unit)], "run_id string, unit_seq bigint")
+            folding.merge(spark, table, ("run_id", "unit_seq"), rows)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [f.exception() for f in [pool.submit(merged, f"r{i}") for i in range(2)]] == [None] * 2
+    assert delta_rows(table).num_rows == 4
