@@ -112,6 +112,14 @@ def test_a_ledger_command_wants_a_file_or_a_ledger_and_not_both(sparkscore, ledg
     assert "got both" in sparkscore("runs", "list", pipeline_file(), "--ledger", ledger).err
 
 
+@pytest.mark.parametrize("command", [("runs", "list"), ("runs", "show", "r1"), ("quarantine", "summary", "r1")])
+def test_a_ledger_that_cannot_be_read_is_the_environments_fault(sparkscore, tmp_path: Path, command) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    told = sparkscore(*command, "--ledger", tmp_path / "file")
+    assert told.exit_code == 4
+    assert "SPS-ENV-LEDGER" in told.err
+
+
 def test_model_inspect_tells_tensors_files_and_digest(sparkscore, tmp_path: Path) -> None:
     told = sparkscore("model", "inspect", linear_model(tmp_path / "linear.onnx"))
     assert "input   x     float32  (?, 3)" in told.out
