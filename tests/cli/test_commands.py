@@ -166,6 +166,28 @@ def test_a_set_without_key_and_value_is_refused(sparkscore, pipeline_file, text:
     assert (told.exit_code, "SPS-SPEC-VALUE" in told.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sink": {"format": "delta", "location": "s3a://AKIA:ca/na+ry@bucket/out"}},
+        {"source": {"format": "parquet", "location": "s3a://AKIA:ca/na+ry@bucket/in"}},
+        {"source": {"format": "parquet", "location": "/in", "options": {"fs.azure.account.key.x": "ca/na+ry"}}},
+        {"model": {"uri": "s3a://AKIA:ca/na+ry@bucket/m.onnx"}},
+    ],
+    ids=["sink", "source", "option", "model"],
+)
+def test_a_secret_is_in_nothing_that_a_command_says_or_writes(sparkscore, pipeline_file, tmp_path, keys) -> None:
+    file = pipeline_file(**keys)
+    file.rename(tmp_path.parent / "secret.yaml")
+    for command in (["score", "--result", tmp_path / "result.json"], ["spec", "validate"], ["spec", "show", "--json"]):
+        told = sparkscore(*command, tmp_path.parent / "secret.yaml")
+        assert told.exit_code == 2
+        assert "ca/na" not in told.out + told.err
+    told = sparkscore("model", "inspect", "s3a://AKIA:ca/na+ry@bucket/m.onnx")
+    assert "ca/na" not in told.out + told.err
+    assert [p for p in tmp_path.rglob("*") if p.is_file() and b"ca/na" in p.read_bytes()] == []
+
+
 def test_an_unknown_command_is_a_usage_error(sparkscore) -> None:
     told = sparkscore("scor")
     assert told.exit_code == 2
