@@ -53,6 +53,7 @@ def ledger(tmp_path: Path) -> Path:
             filtered_rows={},
             scored_rows=970,
             model_calls=1,
+            rows_truncated=12,
             providers={"CPUExecutionProvider": 1},
             wall_ms=100,
         )
@@ -79,8 +80,10 @@ def test_runs_show_gives_the_verdict_the_attempts_and_the_units(sparkscore, ledg
     told = sparkscore("runs", "show", "r1", "--ledger", ledger)
     assert "run r1: FAILED" in told.out
     assert "SPS-ROW-NULL       20" in told.out
+    assert "texts cut to max_tokens: 12\n" in told.out
     assert "[SPS-BUDGET] too many" in told.out
     found = sparkscore("runs", "show", "r1", "--ledger", ledger, "--json").json
+    assert found["truncated_rows"] == 12
     assert [u["state"] for u in found["unit_rows"]] == ["COMMITTED", "PLANNED"]
     assert [a["exit_code"] for a in found["attempts"]] == [6]
 
