@@ -65,7 +65,7 @@ RUNS = _columns(
     ("error_message", "string", "its text, at most 2,000 characters"),
     ("spec_sha256", "string", "fingerprint of the pipeline"),
     ("code_version", "string", "version of sparkscore"),
-    ("library_versions", "map<string,string>", "of the driver: python, sparkscore, numpy, pyarrow, onnxruntime, pyspark and the like"),
+    ("library_versions", "map<string,string>", "of the driver: python, sparkscore, onnxruntime, pyspark …"),
     ("spark_version", "string", "version of the session"),
     ("spark_app_id", "string", "spark.app.id"),
     ("model_uri", "string", "as written"),
