@@ -41,8 +41,10 @@ def sets_of(given: Sequence[str] | None) -> dict[str, str]:
     for text in given or ():
         key, equals, value = text.partition("=")
         if not key or not equals:
+            from sparkscore.spec.complaints import shown
+
             raise error(
-                "SPS-SPEC-VALUE", f"Expected --set KEY=VALUE, got {text!r}.", "Write, for example, --set day=1."
+                "SPS-SPEC-VALUE", f"Expected --set KEY=VALUE, got {shown(text)}.", "Write, for example, --set day=1."
             )
         sets[key] = value
     return sets

@@ -81,6 +81,6 @@ def _recorded(run_id: str, pipeline: Pipeline | None) -> Summary | None:
     try:
         store = open_store(pipeline.ledger)
         plan = read_plan(store, run_id)
+        return summary_of(store, plan) if plan is not None and attempts(store, run_id) else None
     except SparkscoreError:  # the ledger itself is what failed
         return None
-    return summary_of(store, plan) if plan is not None and attempts(store, run_id) else None

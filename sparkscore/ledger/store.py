@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 
 __all__ = ["LocalStore", "Store", "open_store"]
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 class Store(Protocol):
@@ -32,7 +36,10 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A folder on a local disk, or on one that all executors mount at the same path."""
+    """A folder on a local disk, or on one that all executors mount at the same path.
+
+    What the disk refuses is a `ClusterError`, `SPS-ENV-LEDGER`.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root).absolute()  # workers write receipts below it, from folders of their own
@@ -40,54 +47,77 @@ class LocalStore:
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write beside the target, then link: `os.link` fails when the name exists, and never shows half a file."""
-        temporary, target = self._write_beside(name, data)
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
-        _fsync_folder(target.parent)
+        target = self._root / name
+        with _access(target, "takes writes"), _beside(target, data) as temporary:
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as cause:  # to create the name and then fill it would show half a file
+                if cause.errno in _NO_LINKS:
+                    raise _without_links(target, cause) from cause
+                raise
+            _fsync_folder(target.parent)
         return True
 
     def put(self, name: str, data: bytes) -> None:
         """Write beside the target, then rename over it."""
-        temporary, target = self._write_beside(name, data)
-        temporary.replace(target)
+        target = self._root / name
+        with _access(target, "takes writes"), _beside(target, data) as temporary:
+            temporary.replace(target)
 
     def get(self, name: str) -> bytes | None:
         """Read the object, None when there is none."""
-        try:
-            return (self._root / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        target = self._root / name
+        with _access(target, "can be read"), suppress(FileNotFoundError):
+            return target.read_bytes()
+        return None
 
     def names(self, prefix: str) -> list[str]:
         """List the folder, leaving out files that are still being written."""
-        try:
-            return sorted(p.name for p in (self._root / prefix).iterdir() if not p.name.startswith("."))
-        except FileNotFoundError:
-            return []
+        folder = self._root / prefix
+        with _access(folder, "can be read"), suppress(FileNotFoundError):
+            return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        return []
 
-    def _write_beside(self, name: str, data: bytes) -> tuple[Path, Path]:
-        target = self._root / name
-        temporary = target.parent / f".{uuid.uuid4().hex}"
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as cause:
-            with suppress(OSError):
-                temporary.unlink()
-            raise error(
-                "SPS-ENV-LEDGER",
-                f"Expected a ledger folder that takes writes. Got {type(cause).__name__}: {cause.strerror or cause}.",
-                "Give `ledger:` a folder that this user may write to, with free space.",
-                file=str(target),
-            ) from cause
-        return temporary, target
+
+@contextmanager
+def _beside(target: Path, data: bytes) -> Iterator[Path]:
+    """Write a file beside the target, durably; whatever is left of it at the end is removed."""
+    temporary = target.parent / f".{uuid.uuid4().hex}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def _access(path: Path, expected: str) -> Iterator[None]:
+    """Give a disk's refusal as an error of ours."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(
+            "SPS-ENV-LEDGER",
+            f"Expected a ledger folder that {expected}. Got {type(cause).__name__}: {cause.strerror or cause}.",
+            "Give `ledger:` a folder that this user may read and write, with free space.",
+            file=str(path),
+        ) from cause
+
+
+def _without_links(path: Path, cause: OSError) -> SparkscoreError:
+    return error(
+        "SPS-ENV-LEDGER",
+        f"Expected a ledger on a disk with hard links: a name is given once, to a whole file. Got {cause.strerror}.",
+        "Give `ledger:` a folder on a local disk or on NFS; most buckets that are mounted as a folder have no links.",
+        file=str(path),
+    )
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -113,7 +143,6 @@ def open_store(root: str) -> Store:
             "SPS-SPEC-LATER",
             f"Expected a ledger on a local or shared disk. Got {scheme}: which is not in this version.",
             "Give `ledger:` a path that the driver and all executors mount.",
-            ledger=root,
         )
     return LocalStore(_strip_authority(rest) if colon else root)
 

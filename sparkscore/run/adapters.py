@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from sparkscore.errors import error
 from sparkscore.run.frames import plan_names, scoring_frame
-from sparkscore.run.models import encoder_files
+from sparkscore.run.models import encoder_files, located
 from sparkscore.runtime.binding import bind
+from sparkscore.runtime.cache import manifest_sha256
 from sparkscore.runtime.models import PinnedModel, pin
 from sparkscore.runtime.session import Signature, TensorInfo, read_signature
 from sparkscore.scoring.projection import projected, projected_schema
@@ -30,6 +32,11 @@ __all__ = ["Model", "load", "score", "score_local", "score_udf"]
 _FRAME_FIELDS = ("stage", "error_code", "error_class", "error_type", "error_message")
 _OPTIONS = ("missing", "keys", "keep", "on_error", "quarantine")
 _MODEL_OPTIONS = ("device", "batch_size", "providers", "allow_links")
+# What counts outside a run; the other keys judge a whole run, or say where its tables are.
+_COUNTS = {
+    "on_error": ("policy", "max_consecutive_bad_batches", "batch_timeout_s", "load_timeout_s"),
+    "quarantine": ("payload",),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Model:
     sha256: str
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    pinned_uri: str  # `uri` with the version in place of an alias, and as an absolute path
 
 
 def load(uri: str, *, allow_links: bool = False) -> Model:
@@ -65,7 +73,9 @@ def load(uri: str, *, allow_links: bool = False) -> Model:
     """
     pinned = pin(uri, allow_links=allow_links)
     signature = read_signature(pinned.folder, pinned.ref.main)
-    return Model(uri, pinned.ref.version, pinned.ref.sha256, signature.inputs, signature.outputs)
+    place = pinned.ref.location
+    pinned_uri = place.removeprefix("artifact:") if place.startswith("artifact:") else located(uri, Path.cwd())
+    return Model(uri, pinned.ref.version, pinned.ref.sha256, signature.inputs, signature.outputs, pinned_uri)
 
 
 def score(
@@ -90,7 +100,9 @@ def score(
         As `inputs` and `outputs` of the pipeline file: ``{"x": ["amount", "age"]}``,
         ``{"p": "probabilities[:, 1]"}``.
     **options
-        `missing`, `keys`, `keep` (default all columns), `on_error`, `device`, `batch_size`, `providers`.
+        `missing`, `keys`, `keep` (default all columns), `device`, `batch_size`, `providers`, `allow_links`,
+        `quarantine` (its `payload`), and `on_error`: `policy`, `batch_timeout_s`, `load_timeout_s`, and
+        `max_consecutive_bad_batches`, which has no default here. Its other keys judge a run and are refused.
 
     Returns
     -------
@@ -176,10 +188,12 @@ def score_udf(
     """
     from sparkscore.spark.carriers import ColumnTask
     from sparkscore.spark.schemas import arrow_schema, paths, spark_schema, struct_of
+    from sparkscore.spark.sessions import hand_out
     from sparkscore.spark.udfs import column_function
 
     given = arrow_schema(struct_of(schema) if isinstance(schema, str) else schema)
-    _, plan = _bound(model, inputs, outputs, given, {"keep": [], **options})
+    pinned, plan = _bound(model, inputs, outputs, given, {"keep": [], **options})
+    hand_out(None, pinned.ref, pinned.folder)
     named = paths(given, plan_names(plan))
     result = spark_schema(result_schema(plan, projected_schema(given, named)))
     return column_function(ColumnTask(plan, given, named), result, form)
@@ -211,7 +225,8 @@ def _bound(
             f"Expected options among {', '.join((*_OPTIONS, *_MODEL_OPTIONS))}. Got {', '.join(unknown)}.",
             "Take them out, or write a pipeline file.",
         )
-    uri = model if isinstance(model, str) else model.uri
+    _assert_counting(options)
+    uri = model if isinstance(model, str) else model.pinned_uri
     document: dict[str, Any] = {
         "version": 1,
         "name": "score",
@@ -225,11 +240,29 @@ def _bound(
         document["outputs"] = dict(outputs)
     pipeline = load_pipeline(document)
     pinned = pin(uri, encoder_files=encoder_files(pipeline), allow_links=pipeline.model.allow_links)
-    if isinstance(model, Model) and not encoder_files(pipeline) and pinned.ref.sha256 != model.sha256:
+    # The files of encoders, which alone have a source of their own, belong to the call and not to what was loaded.
+    if isinstance(model, Model) and manifest_sha256([f for f in pinned.ref.files if not f.source]) != model.sha256:
         raise error(
             "SPS-MODEL-DIGEST",
             f"Expected the model that was loaded ({model.sha256[:12]}). Got other bytes at {uri}.",
             "Load the model again.",
         )
     signature: Signature = read_signature(pinned.folder, pinned.ref.main)
-    return pinned, bind(pipeline, pinned, signature, schema).plan
+    plan = bind(pipeline, pinned, signature, schema).plan
+    if "max_consecutive_bad_batches" not in (options.get("on_error") or {}):
+        plan = replace(plan, on_error=replace(plan.on_error, max_consecutive_bad_batches=None))
+    return pinned, plan
+
+
+def _assert_counting(options: Mapping[str, Any]) -> None:
+    """Refuse what would be ignored: nothing here adds up the rows of a frame, or writes a table."""
+    for option, counting in _COUNTS.items():
+        given = options.get(option)
+        other = [str(key) for key in given if key not in counting] if isinstance(given, Mapping) else []
+        if other:
+            raise error(
+                "SPS-SPEC-KEY",
+                f"Expected of {option} only {', '.join(counting)}, which count outside a run. Got {', '.join(other)}.",
+                "Take them out, or write a pipeline file and run it.",
+                at=f"{option}.{other[0]}",
+            )

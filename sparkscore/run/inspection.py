@@ -74,4 +74,4 @@ def driver_scorer(job: Bound, plan: ScoringPlan) -> Scorer:
     The driver of a cluster seldom has the workers' GPU: `device` becomes auto, and the provider that ran is reported.
     """
     on_driver = replace(plan, session=replace(plan.session, device="cpu" if plan.session.device == "cpu" else "auto"))
-    return open_scorer(on_driver, source=str(job.model.folder))
+    return open_scorer(on_driver)

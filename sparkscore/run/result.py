@@ -42,6 +42,7 @@ class Summary:
     reused_units: int = 0
     repeated: bool = False  # the run id was finished before; nothing ran
     quarantined_by_code: dict[str, int] = field(default_factory=dict)
+    truncated_rows: int = 0  # rows with a text that was cut to max_tokens
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -58,6 +59,7 @@ class Summary:
             f" + {sum(self.filtered_rows.values()):,} filtered{rate}",
             *(f"    {code:<18} {rows:,}" for code, rows in sorted(self.quarantined_by_code.items())),
             *(f"    dropped by {step}: {rows:,}" for step, rows in self.filtered_rows.items()),
+            *([f"    texts cut to max_tokens: {self.truncated_rows:,}"] if self.truncated_rows else []),
             f"  units        {self.units} ({self.reused_units} from earlier attempts), attempt {self.attempt}",
             f"  model        {self.model['uri']}",
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparkscore.ledger.events import read_events
 from sparkscore.ledger.fold import quarantine_of, run_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
@@ -17,6 +18,8 @@ def summary_of(store: Store, plan: Plan) -> Summary:
     rows = run_rows(store, plan.run_id)
     row: dict[str, Any] = rows[-1]
     model = plan.header["model"]
+    events = read_events(store, plan.run_id)
+    cut = {e["unit_seq"]: e["rows_truncated"] for e in events if "rows_truncated" in e}  # a resume repeats a unit
     return Summary(
         run_id=plan.run_id,
         state=row["state"],
@@ -41,5 +44,6 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         attempt=row["attempt"],
         reused_units=row["units_reused"],
         quarantined_by_code=row["quarantined_by_code"],
+        truncated_rows=sum(cut.values()),
         warnings=tuple(plan.header["warnings"]),
     )

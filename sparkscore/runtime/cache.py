@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spec.scoring import ModelFile, ModelRef
 
-__all__ = ["cache_root", "copy_hashed", "fresh_folder", "local_folder", "manifest_sha256", "publish"]
+__all__ = ["cache_root", "copy_hashed", "fresh_folder", "local_folder", "manifest_sha256", "publish", "to_hand_out"]
 
 _CHUNK_BYTES = 8 << 20
 _VERIFY_EACH_TIME_BYTES = 2 << 30  # larger models are verified once in each process
@@ -38,7 +38,7 @@ def manifest_sha256(manifest: Sequence[ModelFile]) -> str:
     return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
 
-def local_folder(ref: ModelRef, source: str | None = None) -> Path:
+def local_folder(ref: ModelRef, source: Callable[[ModelFile], str] | None = None) -> Path:
     """Give a local folder that holds exactly the pinned bytes; fetch them when it is not there.
 
     Up to 2 GiB every file is hashed at each call, larger models once in each process. A damaged copy is fetched again.
@@ -47,8 +47,8 @@ def local_folder(ref: ModelRef, source: str | None = None) -> Path:
     ----------
     ref : ModelRef
         The pinned model.
-    source : str, optional
-        Folder to fetch from, instead of ``ref.location``: where the driver's files were handed out.
+    source : callable, optional
+        Says where a file is fetched from, instead of ``ref.location``: where the driver's files were handed out.
 
     Raises
     ------
@@ -74,6 +74,23 @@ def publish(fresh: Path, ref: ModelRef) -> Path:
         if not _is_whole(folder, ref):
             _replace(folder, fresh, ref)
     return folder
+
+
+def to_hand_out(file: Path, name: str) -> Path:
+    """Give a file of the cache another name in it, for as long as the cache stands.
+
+    Spark resolves symbolic links, wants one place for a name, and serves the file from there for as long as the
+    session lives (pyspark 4.2, `SparkContext.addFile`); so the file is neither linked softly nor removed.
+    """
+    target = cache_root() / "handed-out" / name
+    with fresh_folder() as scratch, _cache_access(target):
+        target.parent.mkdir(exist_ok=True, mode=0o700)
+        try:
+            os.link(file, scratch / name)
+        except OSError:  # a disk without hard links
+            shutil.copyfile(file, scratch / name)
+        (scratch / name).replace(target)
+    return target
 
 
 @contextmanager
@@ -133,11 +150,10 @@ def _place(ref: ModelRef) -> Path:
     return cache_root() / "models" / ref.sha256
 
 
-def _fetched(ref: ModelRef, source: str | None, fresh: Path) -> Path:
+def _fetched(ref: ModelRef, source: Callable[[ModelFile], str] | None, fresh: Path) -> Path:
     fresh.mkdir(mode=0o700)
     for file in ref.files:
-        below = f"{(source or ref.location).rstrip('/')}/{file.path}"
-        uri = below if source else file.source or below
+        uri = source(file) if source else file.source or f"{ref.location.rstrip('/')}/{file.path}"
         try:
             size, sha256 = copy_hashed(uri, fresh / file.path)
         except FileNotFoundError as cause:

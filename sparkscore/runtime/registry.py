@@ -14,6 +14,7 @@ from typing import Any
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import files
+from sparkscore.spec.fields import carries_secret
 
 __all__ = ["Resolved", "resolve", "workers_read"]
 
@@ -46,7 +47,12 @@ def resolve(uri: str, scratch: Path) -> Resolved:
         `SPS-MODEL-MISSING` for a name, alias, version or run that the registry does not have.
     ClusterError
         `SPS-ENV-PACKAGE` without MLflow, `SPS-ENV-ACCESS` or `SPS-CLUSTER-STORAGE` when the registry refuses or fails.
+    SpecError
+        `SPS-SPEC-VALUE` for a URI with a password in it, which is not repeated.
     """
+    if carries_secret(uri):
+        wanted = "Expected a model's URI without a secret, got one that carries a credential."
+        raise error("SPS-SPEC-VALUE", wanted, "Take it out; the machine's own identity is used.")
     if uri.startswith("models:"):
         return _registered(uri, scratch)
     if uri.startswith("runs:"):

@@ -90,8 +90,6 @@ class Session:
         Read from the graph.
     provider : str
         The execution provider that is active, read back from the session.
-    fell_back : str or None
-        Under ``device: auto``, why a wheel with CUDA runs on the CPU.
     versions : dict of str
         Versions of python, numpy and onnxruntime.
     warm_up : dict of ndarray or None
@@ -106,12 +104,11 @@ class Session:
         Batch sizes that fit in memory, by shape, kept by the scorer for as long as the session lives.
     """
 
-    def __init__(self, make: Callable[[], Any], fell_back: str | None = None, size_bytes: int = 0) -> None:
+    def __init__(self, make: Callable[[], Any], size_bytes: int = 0) -> None:
         self._make = make
         self._inner = make()
         self.provider: str = self._inner.get_providers()[0]
         self.signature = _signature(self._inner)
-        self.fell_back = fell_back
         self.size_bytes = size_bytes
         self.versions = versions()
         self.sizes: dict[Any, Any] = {}
@@ -371,7 +368,7 @@ def _load(ref: ModelRef, plan: SessionPlan, folder: Path, asked: eps.Providers, 
             raise
         logger.warning("fallback: %s runs on the CPU: %s", ref.uri, cause.message)
         make = partial(_inference_session, folder / ref.main, _options(plan.threads), ((eps.CPU, ()),), ref.uri)
-        session = Session(make, fell_back=cause.message, size_bytes=size_bytes)
+        session = Session(make, size_bytes=size_bytes)
     if not gone.is_set():
         # TensorRT builds its engines, for minutes, at the first call.
         patient = session.provider == eps.TENSORRT

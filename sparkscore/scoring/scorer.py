@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from sparkscore.scoring.intake import Intake, mark_corrupt, pointers
 from sparkscore.scoring.isolation import Isolation
 from sparkscore.scoring.proof import distinct_rows, mixes_rows, prove_independence
 from sparkscore.scoring.verdicts import ERR_TYPE, Verdict, err_column, verdicts
-from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ScoringPlan
+from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ModelFile, ScoringPlan
 
 __all__ = ["Counts", "Scorer", "open_scorer", "result_schema"]
 
@@ -200,15 +200,17 @@ class Scorer:
         )
 
 
-def open_scorer(plan: ScoringPlan, source: str | None = None, *, in_worker: bool = False) -> Scorer:
+def open_scorer(
+    plan: ScoringPlan, source: Callable[[ModelFile], str] | None = None, *, in_worker: bool = False
+) -> Scorer:
     """Fetch and verify the model, load it or take this process's session, and make a scorer.
 
     Parameters
     ----------
     plan : ScoringPlan
         The frozen plan.
-    source : str, optional
-        Where to fetch the model from, when not from ``plan.model.location``.
+    source : callable, optional
+        Says where a file of the model is fetched from, when not from ``plan.model.location``.
     in_worker : bool
         As in `Scorer`.
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import os
 import resource
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +21,7 @@ from sparkscore.runtime import files
 from sparkscore.runtime.arrow import numbers
 from sparkscore.scoring.projection import projected
 from sparkscore.scoring.scorer import Scorer, open_scorer
-from sparkscore.spec.scoring import ERR_COL, ModelRef, ScoringPlan
+from sparkscore.spec.scoring import ERR_COL, ModelFile, ModelRef, ScoringPlan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +142,8 @@ def worker_scorer(plan: ScoringPlan) -> Scorer:
     gpus = context.resources().get("gpu") if context is not None else None
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
-    return open_scorer(plan, source=_artifact_folder(plan.model), in_worker=context is not None)
+    source = partial(_handed_out, plan.model) if plan.model.location.startswith("artifact:") else None
+    return open_scorer(plan, source, in_worker=context is not None)
 
 
 def artifact_name(model: ModelRef, index: int) -> str:
@@ -152,20 +151,10 @@ def artifact_name(model: ModelRef, index: int) -> str:
     return f"sparkscore-{model.sha256[:16]}-{index}"
 
 
-def _artifact_folder(model: ModelRef) -> str | None:
-    """Lay a handed-out model's files out as its folder, by links; None when workers fetch the model themselves."""
-    if not model.location.startswith("artifact:"):
-        return None
+def _handed_out(model: ModelRef, file: ModelFile) -> str:
     from pyspark import SparkFiles
 
-    folder = Path(tempfile.mkdtemp(prefix="sparkscore-"))
-    for index, file in enumerate(model.files):
-        source = Path(SparkFiles.get(artifact_name(model, index)))
-        target = folder / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.exists():
-            target.symlink_to(source)
-    return str(folder)
+    return str(SparkFiles.get(artifact_name(model, model.files.index(file))))
 
 
 def _from_pandas(values: pd.Series | pd.DataFrame, kind: pa.DataType) -> pa.Array:

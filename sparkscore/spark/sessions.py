@@ -8,14 +8,18 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sparkscore.errors import error
-from sparkscore.runtime.cache import cache_root
+from sparkscore.runtime.cache import cache_root, to_hand_out
 from sparkscore.spark import jars, java
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyspark.sql import SparkSession
+
+    from sparkscore.spec.scoring import ModelRef
 
 __all__ = ["DELTA_CONF", "active_session", "elsewhere", "hand_out", "interruptible", "is_over", "local_session"]
 
@@ -151,17 +155,21 @@ def is_over(spark: SparkSession) -> bool:
     return elsewhere(lambda: spark.range(1).collect()) == "failed"
 
 
-def hand_out(spark: SparkSession, model: Any, folder: Any) -> None:
-    """Send a model's verified files to the workers, for URIs that workers cannot read themselves."""
-    from pathlib import Path
-    from tempfile import mkdtemp
+def hand_out(spark: SparkSession | None, model: ModelRef, folder: Path) -> None:
+    """Send a model's verified files to the workers, for URIs that workers cannot read themselves.
 
+    Parameters
+    ----------
+    spark : SparkSession or None
+        None: the active one.
+    model : ModelRef
+    folder : Path
+        Where the files are on this machine.
+    """
     from sparkscore.spark.carriers import artifact_name
 
     if not model.location.startswith("artifact:"):
         return
-    names = Path(mkdtemp(prefix="sparkscore-"))
     for index, file in enumerate(model.files):
-        link = names / artifact_name(model, index)
-        os.link(Path(folder) / file.path, link)
-        spark.addArtifact(str(link), file=True)
+        named = to_hand_out(folder / file.path, artifact_name(model, index))
+        (spark or active_session()).addArtifact(str(named), file=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sparkscore.errors import SparkscoreError, error
-from sparkscore.spec.fields import SECRET, near
+from sparkscore.spec.fields import carries_secret, near
 
 _WORDS = {
     "string_type": "text",
@@ -83,5 +83,5 @@ def shown(value: Any) -> str:
         return {None: "nothing", True: "true", False: "false"}[value]
     kinds = ((str, "text "), (int | float, "number "), (Mapping, "mapping "), (list | tuple, "list "))
     kind = next((word for cls, word in kinds if isinstance(value, cls)), "")
-    text = "with a credential in it" if SECRET.search(str(value)) else repr(value)
+    text = "with a credential in it" if carries_secret(value) else repr(value)
     return kind + (text if len(text) <= 80 else text[:79] + "…")

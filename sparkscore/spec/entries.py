@@ -8,7 +8,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag, model_validator
 
-from sparkscore.spec.fields import TWO, Closed, Flag, Float, Positive, Range, Text, Uri, number_from_text, refused
+from sparkscore.spec.fields import (
+    TWO,
+    Closed,
+    Flag,
+    Float,
+    Positive,
+    Range,
+    Text,
+    Uri,
+    number_from_text,
+    refused,
+    without_credentials,
+)
 
 
 def _fill(value: Any) -> Any:
@@ -85,7 +97,7 @@ class ColumnsEntry(_Entry):
 def _vocabulary(value: Any) -> Any:
     """Take integers as their text: a vocabulary of codes is often written without quotes."""
     if isinstance(value, str) and value:
-        return value
+        return without_credentials(value)
     if not isinstance(value, list | tuple) or not value:
         fix = "Write `vocabulary: [a, b]`, or the name of a file with one entry a line."
         raise refused("SPS-SPEC-VALUE", f"Expected a list of values or a file, got {value!r}", fix)

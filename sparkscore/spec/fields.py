@@ -22,12 +22,47 @@ from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-SECRET = re.compile(r"://[^/@]*:[^/@]*@|[?&](sig|signature|token|secret|password|key|x-amz-[a-z-]+)=", re.IGNORECASE)
+# user:password@, whose password may hold '/'. Only a bucket's name is never followed by a port.
+_USER = r"s3[an]?://[^/@:\s]*:[^@\s]*@|://(?![^/@:\s]*:\d{1,5}/)[^/@:\s]*:[^@\s]*@"
+_WORD = (
+    r"secret|passw(?:or)?d|passphrase|pwd|token(?!i[sz]|s$)|credential|signature|(?:access|account|api|private)_?key"
+)
+_QUERY = rf"[?&;](?:[\w.-]*(?:{_WORD})[\w.-]*|sig|sas|key|x-amz-[a-z-]+)="
+_SECRET = re.compile(f"{_USER}|{_QUERY}", re.IGNORECASE)
+_SECRET_NAME = re.compile(f"{_WORD}|encryptionkey$|(?<!by)pass$")
 
 
 def refused(code: LiteralString, message: str, fix: str, at: str = "") -> PydanticCustomError:
     """Build the error that a validator raises; `load_pipeline` turns it into `code`, at the key's path or `at`."""
     return PydanticCustomError(code, "{message}", {"message": message, "fix": fix, "at": at})
+
+
+def carries_secret(value: Any) -> bool:
+    """Tell whether a text, or anything in a mapping or list, looks like a password, key or token.
+
+    Examples
+    --------
+    >>> carries_secret("s3a://AKIA:ab/cd@bucket/m.onnx"), carries_secret("https://host:8080/a@b")
+    (True, False)
+    """
+    if isinstance(value, Mapping):
+        return any(names_secret(str(name)) or carries_secret(v) for name, v in value.items())
+    if isinstance(value, list | tuple):
+        return any(map(carries_secret, value))
+    return isinstance(value, str) and _SECRET.search(value) is not None
+
+
+def names_secret(name: str) -> bool:
+    """Tell whether the value of an option of this name is a secret, however the name is written.
+
+    Examples
+    --------
+    >>> names_secret("fs.azure.account.key.x"), names_secret("private-key"), names_secret("nullValue")
+    (True, True, False)
+    """
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    is_sas = re.search(r"(?<![A-Za-z])(sas|SAS)(?![a-z])", name) is not None  # of Azure, and no part of another word
+    return is_sas or _SECRET_NAME.search(plain) is not None
 
 
 def near(name: str, names: Iterable[str]) -> str:
@@ -88,8 +123,9 @@ def _finite(value: float) -> float:
     return value
 
 
-def _without_credentials(uri: str) -> str:
-    if SECRET.search(uri):
+def without_credentials(uri: str) -> str:
+    """Refuse a URI that carries a secret: it would stand in plans, tables and messages."""
+    if carries_secret(uri):
         fix = "Take the credentials out of the URI; the session's or the machine's own identity is used."
         raise refused("SPS-SPEC-VALUE", "Expected a URI without a secret, got one that carries a credential", fix)
     return uri
@@ -109,7 +145,7 @@ Float = Annotated[float, Strict(), _NUMBER_TEXT, AfterValidator(_finite)]
 Fraction = Annotated[float, Strict(), Field(ge=0, le=1), _NUMBER_TEXT, AfterValidator(_finite)]
 Seconds = Annotated[float, Strict(), Field(gt=0), _NUMBER_TEXT, AfterValidator(_finite)]
 Flag = Annotated[bool, Strict(), BeforeValidator(_flag_from_text)]
-Uri = Annotated[Text, AfterValidator(_without_credentials)]
+Uri = Annotated[Text, AfterValidator(without_credentials)]
 Place = Annotated[Uri, AfterValidator(_absolute)]
 
 

@@ -24,6 +24,7 @@ from sparkscore.spec.fields import (
     near,
     number_from_text,
     refused,
+    without_credentials,
 )
 from sparkscore.spec.source import Options
 
@@ -80,7 +81,7 @@ def _step(value: Any) -> tuple[str, object]:
     if not isinstance(name, str) or name not in STEPS:
         message = f"Expected a step ({', '.join(STEPS)}), got {name!r}"
         raise refused("SPS-SPEC-VALUE", message, near(str(name), STEPS) + "Write `softmax`, or `{top_k: 5}`.")
-    argument = argument if name == "labels" else _numbered(argument)
+    argument = _without_credentials(argument) if name == "labels" else _numbered(argument)
     wants = STEPS[name]
     if wants is None and argument is not None:
         raise refused("SPS-SPEC-VALUE", f"Expected no argument for {name}, got {argument!r}", f"Write `{name}` alone.")
@@ -88,6 +89,10 @@ def _step(value: Any) -> tuple[str, object]:
         fix = f"Write `{{{name}: …}}` with {wants[0]}."
         raise refused("SPS-SPEC-VALUE", f"Expected {wants[0]} for {name}, got {argument!r}", fix)
     return name, tuple(argument) if isinstance(argument, list) else argument
+
+
+def _without_credentials(labels: Any) -> Any:
+    return without_credentials(labels) if isinstance(labels, str) else labels
 
 
 def _numbered(argument: Any) -> Any:

@@ -7,7 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sparkscore.spec.fields import Closed, Count, Later, Option, Place, Text, near, refused
+from sparkscore.spec.fields import (
+    Closed,
+    Count,
+    Later,
+    Option,
+    Place,
+    Text,
+    carries_secret,
+    names_secret,
+    near,
+    refused,
+)
 
 _NOW = ("parquet", "delta", "csv", "json")
 _LATER = ("orc", "avro", "text", "binaryFile", "jdbc", "kafka")
@@ -24,7 +35,6 @@ _REFUSED = {
     "timestampasof": "the time is `source.timestamp`",
 }
 _REFUSED_MODES = ("dropmalformed", "failfast")
-_SECRET_WORDS = ("secret", "password", "passwd", "pwd", "token", "credential", "accesskey", "apikey")
 
 
 def _checked_options(options: dict[str, str]) -> dict[str, str]:
@@ -39,9 +49,8 @@ def _checked_options(options: dict[str, str]) -> dict[str, str]:
 
 
 def _no_secrets(options: dict[str, str]) -> dict[str, str]:
-    for name in options:
-        plain = "".join(c for c in name.lower() if c.isalnum())
-        if any(word in plain for word in _SECRET_WORDS):
+    for name, value in options.items():
+        if names_secret(name) or carries_secret(value):
             fix = "Give it to the Spark session or the machine's identity; a pipeline file holds no secret."
             raise refused("SPS-SPEC-VALUE", f"Option {name!r} looks like a secret", fix)
     return options

@@ -53,6 +53,7 @@ def ledger(tmp_path: Path) -> Path:
             filtered_rows={},
             scored_rows=970,
             model_calls=1,
+            rows_truncated=12,
             providers={"CPUExecutionProvider": 1},
             wall_ms=100,
         )
@@ -79,8 +80,10 @@ def test_runs_show_gives_the_verdict_the_attempts_and_the_units(sparkscore, ledg
     told = sparkscore("runs", "show", "r1", "--ledger", ledger)
     assert "run r1: FAILED" in told.out
     assert "SPS-ROW-NULL       20" in told.out
+    assert "texts cut to max_tokens: 12\n" in told.out
     assert "[SPS-BUDGET] too many" in told.out
     found = sparkscore("runs", "show", "r1", "--ledger", ledger, "--json").json
+    assert found["truncated_rows"] == 12
     assert [u["state"] for u in found["unit_rows"]] == ["COMMITTED", "PLANNED"]
     assert [a["exit_code"] for a in found["attempts"]] == [6]
 
@@ -110,6 +113,14 @@ def test_a_resume_of_an_unknown_run_starts_nothing(sparkscore, ledger: Path, pip
 def test_a_ledger_command_wants_a_file_or_a_ledger_and_not_both(sparkscore, ledger: Path, pipeline_file) -> None:
     assert "got neither" in sparkscore("runs", "list").err
     assert "got both" in sparkscore("runs", "list", pipeline_file(), "--ledger", ledger).err
+
+
+@pytest.mark.parametrize("command", [("runs", "list"), ("runs", "show", "r1"), ("quarantine", "summary", "r1")])
+def test_a_ledger_that_cannot_be_read_is_the_environments_fault(sparkscore, tmp_path: Path, command) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    told = sparkscore(*command, "--ledger", tmp_path / "file")
+    assert told.exit_code == 4
+    assert "SPS-ENV-LEDGER" in told.err
 
 
 def test_model_inspect_tells_tensors_files_and_digest(sparkscore, tmp_path: Path) -> None:
@@ -156,6 +167,28 @@ def test_jars_are_listed_with_their_digests(sparkscore) -> None:
 def test_a_set_without_key_and_value_is_refused(sparkscore, pipeline_file, text: str) -> None:
     told = sparkscore("spec", "validate", pipeline_file(), "--set", text)
     assert (told.exit_code, "SPS-SPEC-VALUE" in told.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sink": {"format": "delta", "location": "s3a://AKIA:ca/na+ry@bucket/out"}},
+        {"source": {"format": "parquet", "location": "s3a://AKIA:ca/na+ry@bucket/in"}},
+        {"source": {"format": "parquet", "location": "/in", "options": {"fs.azure.account.key.x": "ca/na+ry"}}},
+        {"model": {"uri": "s3a://AKIA:ca/na+ry@bucket/m.onnx"}},
+    ],
+    ids=["sink", "source", "option", "model"],
+)
+def test_a_secret_is_in_nothing_that_a_command_says_or_writes(sparkscore, pipeline_file, tmp_path, keys) -> None:
+    file = pipeline_file(**keys)
+    file.rename(tmp_path.parent / "secret.yaml")
+    for command in (["score", "--result", tmp_path / "result.json"], ["spec", "validate"], ["spec", "show", "--json"]):
+        told = sparkscore(*command, tmp_path.parent / "secret.yaml")
+        assert told.exit_code == 2
+        assert "ca/na" not in told.out + told.err
+    told = sparkscore("model", "inspect", "s3a://AKIA:ca/na+ry@bucket/m.onnx")
+    assert "ca/na" not in told.out + told.err
+    assert [p for p in tmp_path.rglob("*") if p.is_file() and b"ca/na" in p.read_bytes()] == []
 
 
 def test_an_unknown_command_is_a_usage_error(sparkscore) -> None:

@@ -31,13 +31,11 @@ class Case:
 
 def local(spark: Any, case: Case, folder: Path) -> Rows:
     del spark, folder
-    options = _with_budget(case)
-    return _rows(ss.score_local(case.table, case.model, case.inputs, case.outputs, **options), case, "err")
+    return _rows(ss.score_local(case.table, case.model, case.inputs, case.outputs, **case.options), case, "err")
 
 
 def map_in_arrow(spark: Any, case: Case, folder: Path) -> Rows:
-    options = _with_budget(case)
-    scored = ss.score(_frame(spark, case, folder), case.model, case.inputs, case.outputs, **options)
+    scored = ss.score(_frame(spark, case, folder), case.model, case.inputs, case.outputs, **case.options)
     return _rows(scored.toArrow(), case, "_ss")
 
 
@@ -50,7 +48,7 @@ def column(form: str, sql: bool) -> Callable[[Any, Case, Path], Rows]:
         frame = _frame(spark, case, folder)
         quoted = ["`" + name.replace("`", "``") + "`" for name in case.fed]
         schema = frame.select(*quoted).schema
-        options = {name: value for name, value in _with_budget(case).items() if name != "keep"}
+        options = {name: value for name, value in case.options.items() if name != "keep"}
         function = ss.score_udf(case.model, case.inputs, case.outputs, schema=schema, form=form, **options)
         assert not function.deterministic
         if sql:
@@ -67,7 +65,8 @@ def column(form: str, sql: bool) -> Callable[[Any, Case, Path], Rows]:
 def batch(spark: Any, case: Case, folder: Path) -> Rows:
     from tests.run.conftest import delta_rows
 
-    options = _with_budget(case)
+    # Bad rows are the point here: no budget, and an input without any row is a success.
+    on_error = {"max_fraction": 1.0, "min_ok_rows": 0, "max_consecutive_bad_batches": 1000, "allow_empty": True}
     document = {
         "version": 1,
         "name": "contract",
@@ -77,7 +76,8 @@ def batch(spark: Any, case: Case, folder: Path) -> Rows:
         "outputs": case.outputs,
         "keys": [KEY],
         "sink": {"format": "delta", "location": str(folder / "out")},
-        **options,
+        "on_error": on_error,
+        **case.options,
     }
     ss.Pipeline.load(document).run(spark, run_id="contract")
     return _rows(delta_rows(folder / "out"), case, "_ss") if (folder / "out").exists() else Counter()
@@ -91,12 +91,6 @@ ADAPTERS: dict[str, Callable[[Any, Case, Path], Rows]] = {
     "pandas column in SQL": column("pandas", sql=True),
     "batch run": batch,
 }
-
-
-def _with_budget(case: Case) -> dict[str, Any]:
-    """Bad rows are the point here: no budget, and an input without any row is a success."""
-    on_error = {"max_fraction": 1.0, "min_ok_rows": 0, "max_consecutive_bad_batches": 1000, "allow_empty": True}
-    return {"on_error": on_error, **case.options}
 
 
 def _write(case: Case, folder: Path) -> str:

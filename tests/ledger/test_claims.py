@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -75,6 +77,22 @@ def test_an_owner_in_another_container_of_this_machine_is_watched(tmp_path: Path
         assert "watching its heartbeat" in said[0]
 
 
+def test_a_heartbeat_that_the_disk_refused_goes_on_when_the_disk_does(tmp_path: Path) -> None:
+    class Counting(LocalStore):
+        beats = 0
+
+        def put(self, name: str, data: bytes) -> None:
+            self.beats += 1
+            super().put(name, data)
+
+    store, beat = Counting(tmp_path), tmp_path / "heartbeat" / "r1.json"
+    beat.mkdir(parents=True)  # a file cannot take its place
+    with claim_run(store, "r1", interval_s=0.02, say=print):
+        _until(lambda: store.beats >= 3)
+        beat.rmdir()
+        _until(beat.is_file)
+
+
 def test_take_over_does_not_watch(tmp_path: Path) -> None:
     _foreign_claim(tmp_path)
     said: list[str] = []
@@ -112,3 +130,10 @@ def test_two_writers_of_one_attempt_are_told_apart(tmp_path: Path) -> None:
 def _foreign_claim(folder: Path) -> None:
     body = {"host": "elsewhere", "boot_id": "x", "pid": 1, "pid_start": "1"}
     LocalStore(folder).put_if_absent("claims/r1/000001.json", json.dumps(body).encode())
+
+
+def _until(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

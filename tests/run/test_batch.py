@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.run import batch
 from tests.run.conftest import delta_rows, expected_score, write_rows
+from tests.scoring import graphs
 
 pytestmark = pytest.mark.spark
 
@@ -146,6 +148,22 @@ def test_filtered_rows_are_counted_by_step(spark, pipeline, tmp_path: Path) -> N
     assert summary.ok_rows == 4_500
     row = delta_rows(tmp_path / "out").filter(pc.field("id") == 1000).to_pylist()[0]
     assert row["score"] == expected_score(1000) + 0.5
+
+
+def test_texts_that_were_cut_are_told(spark, pipeline, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "good": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    cast = graphs.helper.make_node("Cast", ["i"], ["y"], to=graphs.FLOAT)
+    graph = graphs.graph([cast], [("i", graphs.INT64, ["n", "t"])], [("y", graphs.FLOAT, ["n", "t"])])
+    (tmp_path / "text.onnx").write_bytes(graph)
+    texts = spark.range(100).selectExpr("id", "if(id < 12, 'good good good', 'good') AS text")
+    texts.write.parquet(str(tmp_path / "in"))
+    inputs = {"i": {"text": "text", "tokenizer": str(tmp_path / "tokenizer.json"), "max_tokens": 2}}
+    job = pipeline(model={"uri": str(tmp_path / "text.onnx")}, inputs=inputs, outputs={"y": "y[:, 0]"})
+    summary = job.run(spark, run_id="r1").summary()
+    assert (summary.ok_rows, summary.truncated_rows, summary.to_json()["truncated_rows"]) == (100, 12, 12)
+    assert "texts cut to max_tokens: 12" in str(summary)
 
 
 def test_without_keys_every_row_carries_its_address(spark, pipeline, tmp_path: Path) -> None:

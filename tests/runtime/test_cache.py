@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -85,7 +86,18 @@ def test_files_that_the_driver_handed_out_come_from_there_encoders_too(source, t
     ref = pinned(source, location="artifact:models:/fraud/7")
     elsewhere = ModelFile("sub/w.bin", 1000, ref.files[1].sha256, str(tmp_path / "not reached from here"))
     ref = ModelRef(ref.uri, ref.version, ref.sha256, ref.location, ref.main, (ref.files[0], elsewhere))
-    assert content(cache.local_folder(ref, str(source)))["sub/w.bin"] == bytes(1000)
+    assert content(cache.local_folder(ref, lambda file: f"{source}/{file.path}"))["sub/w.bin"] == bytes(1000)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_to_hand_out_has_one_place_whatever_the_disk_can_link(source, root, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "other device")))
+    folder = cache.local_folder(pinned(source))
+    places = {cache.to_hand_out(folder / "m.onnx", "name-0") for _ in range(2)}
+    assert places == {root / "handed-out" / "name-0"}
+    assert places.pop().read_bytes() == b"graph"
+    assert not list((root / "models").glob(".fresh-*"))
 
 
 def test_an_encoder_is_fetched_from_its_own_source(source, tmp_path):

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
 import pytest
 
+import sparkscore as ss
 from sparkscore.errors import SparkscoreError
 from sparkscore.run.models import model_from_json, model_to_json, pin_model, repin
 from sparkscore.runtime import cache
@@ -109,6 +111,20 @@ def test_an_alias_that_moves_after_the_plan_changes_nothing_for_the_run(client, 
     assert width(pin_model(job)) == 3
 
 
+def test_a_loaded_model_stays_the_version_that_it_was_with_encoders_too(client, tmp_path):
+    loaded = ss.load("models:/fraud@champion")
+    client.set_registered_model_alias("fraud", "champion", "2")
+    table = pa.table({"a": pa.array([2.0], pa.float32()), "c": ["B6"]})
+    inputs = {"x": ["a", {"category": "c", "vocabulary": ["AA", "B6"]}]}
+    (tmp_path / "v.txt").write_text("AA\nB6\n")
+    from_file = {"x": ["a", {"category": "c", "vocabulary": str(tmp_path / "v.txt")}]}
+    assert (loaded.uri, loaded.version) == ("models:/fraud@champion", "1")
+    assert ss.score_local(table, loaded, inputs) == ss.score_local(table, loaded, from_file)
+    assert (
+        code_of(ss.score_local, table, "models:/fraud@champion", from_file) == "SPS-SPEC-INPUT"
+    )  # version 2 wants three
+
+
 def test_a_resume_on_another_machine_takes_the_model_from_the_registry_with_its_encoders(client, tmp_path):
     job = pipeline("models:/fraud@champion", tmp_path)
     plan = planned(pin_model(job))
@@ -129,10 +145,14 @@ def test_a_resume_whose_bytes_changed_is_refused(client, tmp_path):
 def test_workers_take_the_handed_out_files_and_verify_them(client, tmp_path):
     model = pin("models:/fraud@champion")
     shutil.move(model.folder, tmp_path / "handed out")
-    assert cache.local_folder(model.ref, str(tmp_path / "handed out")) == model.folder
+
+    def handed_out(file):
+        return f"{tmp_path}/handed out/{file.path}"
+
+    assert cache.local_folder(model.ref, handed_out) == model.folder
     shutil.rmtree(model.folder)
     (tmp_path / "handed out" / "model.onnx").write_bytes(graphs.linear(width=3))
-    assert code_of(cache.local_folder, model.ref, str(tmp_path / "handed out")) == "SPS-MODEL-DIGEST"
+    assert code_of(cache.local_folder, model.ref, handed_out) == "SPS-MODEL-DIGEST"
 
 
 @pytest.mark.parametrize(

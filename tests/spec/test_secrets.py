@@ -1,0 +1,130 @@
+"""No secret passes into a pipeline, whatever it is called, and none is repeated; harmless names and URIs pass."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from sparkscore.errors import SparkscoreError, SpecError
+from sparkscore.runtime.models import pin
+from sparkscore.spec.fields import carries_secret
+from sparkscore.spec.pipeline import load_pipeline
+
+CANARY = "ca/na+ry"
+URIS = [
+    f"s3a://AKIA:{CANARY}@bucket/m.onnx",
+    f"s3://AKIA:123/{CANARY}@bucket/m.onnx",
+    f"https://me:{CANARY}@host:8080/m.onnx",
+    f"hdfs://:{CANARY}@nn/m",
+    f"https://host/m?sig={CANARY}",
+    f"https://host/m?a=1&access_token={CANARY}",
+    f"https://host/m?X-Amz-Signature={CANARY}",
+    f"abfss://c@a.dfs.core.windows.net/m?sas={CANARY}",
+]
+OPTIONS = [
+    "fs.azure.account.key.x.dfs.core.windows.net",
+    "fs.azure.sas.container.account",
+    "SAS",
+    "sslPassPhrase",
+    "private_key",
+    "pem-private-key",
+    "sfPrivateKey",
+    "client-secret",
+    "client.secret",
+    "clientSecret",
+    "oauth_token",
+    "awsSecretAccessKey",
+    "access-key",
+    "fs.s3a.server-side-encryption.key",
+    "ssl.keystore.pass",
+    "X_API_KEY",
+]
+
+
+def base(**changes: Any) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "name": "t",
+        "source": {"format": "parquet", "location": "/in"},
+        "model": {"uri": "/m.onnx"},
+        "inputs": {"x": ["a"]},
+        "sink": {"format": "delta", "location": "/out"},
+        **changes,
+    }
+
+
+def places(secret: Any) -> list[dict[str, Any]]:
+    """Documents with a text in each place that holds a URI, and where a text is wrong."""
+    source, sink = {"format": "parquet"}, {"format": "delta"}
+    category = {"category": "c", "vocabulary": secret}
+    return [
+        base(source={**source, "location": secret}),
+        base(source={**source, "location": ["/in", secret]}),
+        base(source={**source, "location": "/in", "options": {"url": secret}}),
+        base(model={"uri": secret}),
+        base(model={"uri": "/m", "golden": secret}),
+        base(inputs={"x": {"text": "t", "tokenizer": secret}}),
+        base(inputs={"x": category}),
+        base(outputs={"y": {"output": "y", "then": ["argmax", {"labels": secret}]}}),
+        base(sink={**sink, "location": secret}),
+        base(sink={**sink, "location": "/out", "options": {"url": secret}}),
+        base(quarantine={"location": secret}),
+        base(ledger=secret),
+        base(source=secret),
+        base(model=[secret]),
+        base(scan=secret),
+    ]
+
+
+@pytest.mark.parametrize("uri", URIS)
+def test_a_uri_with_a_credential_is_refused_everywhere_and_not_repeated(uri: str) -> None:
+    for document in places(uri):
+        with pytest.raises(SpecError) as caught:
+            load_pipeline(document)
+        assert "SPS-SPEC-" in str(caught.value)
+        assert not re.search(r"ca/na|AKIA", f"{caught.value!s} {caught.value!r} {caught.value.context}"), document
+
+
+@pytest.mark.parametrize("uri", URIS)
+def test_a_model_uri_with_a_credential_is_refused_without_a_pipeline_too(uri: str) -> None:
+    with pytest.raises(SparkscoreError, match="SPS-SPEC-VALUE") as caught:
+        pin(uri)
+    assert "ca/na" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("key", ["source", "sink"])
+def test_an_option_whose_name_means_a_secret_is_refused_and_its_value_not_repeated(key: str, name: str) -> None:
+    document = base()
+    document[key] = {**document[key], "options": {name: CANARY}}
+    for changed in (document, {**document, key: [document[key]]}):  # the second is no mapping: what it is is shown
+        with pytest.raises(SpecError) as caught:
+            load_pipeline(changed)
+        assert CANARY not in f"{caught.value!s} {caught.value.context}"
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "https://host:8080/a@b",
+        "hdfs://nn:8020/lake/a:b@c/m.onnx",
+        "s3://bucket/at=12:30/a@b.onnx",
+        "file:///data/a:b@c.onnx",
+        "abfss://container@account.dfs.core.windows.net/m",
+        "models:/fraud@champion",
+        "dbfs:/x:y@z",
+        "/data/day=2026-11-24/key=a",
+        "https://host/m?version=3&design=1",
+    ],
+)
+def test_a_harmless_uri_is_no_secret(harmless: str) -> None:
+    assert not carries_secret(harmless)
+    assert load_pipeline(base(model={"uri": harmless})).model.uri == harmless
+
+
+def test_harmless_options_and_mappings_are_no_secret() -> None:
+    options = {"sasl.mechanism": "PLAIN", "nullValue": "NA", "header": "true", "multiLine": "true", "bypass": "no"}
+    assert load_pipeline(base(sink={"format": "delta", "location": "/out", "options": options})).sink.options == options
+    assert not carries_secret({"text": "t", "tokenizer": "t.json", "max_tokens": 5})
