@@ -183,11 +183,14 @@ def error(code: str, message: str, fix: str, **context: Any) -> SparkscoreError:
     return CODES[code].owner(code, message, fix, **context)
 
 
-_IN_TEXT = re.compile(r"\[(SPS-[A-Z-]+)\] (.*?) Fix: (.*?)(?= \(([^()]*)\)\s*$|$)", re.MULTILINE)
+# As a traceback ends; a code elsewhere in a foreign text may be out of a row.
+_IN_TEXT = re.compile(
+    r"^sparkscore\.errors\.\w+: \[(SPS-[A-Z-]+)\] (.*?) Fix: (.*?)(?= \(([^()]*)\)\s*$|$)", re.MULTILINE
+)
 
 
 def from_text(text: str) -> SparkscoreError | None:
-    """Find a sparkscore error inside the text of a foreign one, such as Spark's wrapping of a worker's traceback.
+    """Find a sparkscore error at the end of a traceback in a foreign text, such as Spark's wrapping of a worker's.
 
     The last one in the text is the root: tracebacks print causes first, then what was raised from them.
     """

@@ -33,10 +33,11 @@ def peek(
 ) -> None:
     """Score the first rows and show them. Writes nothing."""
     from sparkscore.run.pipeline import Pipeline
+    from sparkscore.runtime import arrow
 
     loaded = Pipeline.load(pipeline, sets_of(sets))
     with answering_session(master) as spark:
         scored = loaded.peek(spark, rows)
-    found = scored.to_pylist()
+    found = arrow.rows(scored, "backslashreplace")
     shown = [{**row, "error": row["err"] and row["err"]["error_code"]} for row in found]
     emit(found, as_table(shown, [*(c for c in scored.schema.names if c != "err"), "error"]), as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from sparkscore.errors import error
@@ -42,7 +43,7 @@ def assert_within(totals: Totals, on_error: Any, run_id: str) -> None:
     bad, seen = totals.bad_rows, totals.judged_rows
     if on_error.max_rows is not None and bad > on_error.max_rows:
         raise _broken(f"at most {on_error.max_rows} bad rows (max_rows)", totals, run_id)
-    if seen >= on_error.min_sample_rows and bad > on_error.max_fraction * seen:
+    if seen >= on_error.min_sample_rows and bad > _most(on_error, seen):
         raise _broken(f"at most {on_error.max_fraction:.4g} of the rows bad (max_fraction)", totals, run_id)
 
 
@@ -50,8 +51,13 @@ def task_limit(totals: Totals, on_error: Any, planned_rows: int | None) -> int |
     """Give the bad rows at which one task alone has certainly broken the run's budget; None when it cannot tell."""
     limits = [] if on_error.max_rows is None else [on_error.max_rows]
     if planned_rows is not None and planned_rows >= on_error.min_sample_rows:
-        limits.append(int(on_error.max_fraction * planned_rows))
+        limits.append(_most(on_error, planned_rows))
     return max(0, min(limits) - totals.bad_rows) if limits else None
+
+
+def _most(on_error: Any, rows: int) -> int:
+    """The most bad rows that `max_fraction` allows, by its digits: in floats 0.29 * 1500 is below 435."""
+    return int(Fraction(str(on_error.max_fraction)) * rows)
 
 
 def _broken(expected: str, totals: Totals, run_id: str) -> Exception:

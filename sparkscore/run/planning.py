@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,9 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         `SPS-ENV-EMPTY` for a source without rows, unless `on_error.allow_empty`.
     """
     pipeline, snapshot = job.pipeline, job.snapshot
-    check_sink(spark, pipeline.sink.location, sink_schema(spark, job))
+    schema = sink_schema(spark, job)
+    _assert_partitions(pipeline.sink.partition_by, schema)
+    check_sink(spark, pipeline.sink.location, schema)
     looks = survey(spark, snapshot, job.paths, needed_columns(snapshot, pipeline, job.scoring))
     units = pack(looks, _MAX_FILTERED_UNITS if snapshot.route == "delta" else MAX_UNITS)
     if not units and not pipeline.on_error.allow_empty:
@@ -139,6 +142,21 @@ def sink_schema(spark: SparkSession, job: Bound) -> pa.Schema:
     scored = result_schema(job.scoring, arrow_schema(frame.schema))
     rows = [f for f in scored if f.name not in (ERR_COL, POINTER_COL)]
     return pa.schema([pa.field("_ss", tables.arrow_struct(tables.SS)), *rows])
+
+
+def _assert_partitions(names: Sequence[str], schema: pa.Schema) -> None:
+    """Refuse what Delta cannot partition by, which it would say only at the first commit."""
+    types = {f.name.lower(): f.type for f in schema}
+    for name in names:
+        found = types.get(name.lower())
+        if found is None or pa.types.is_nested(found) or pa.types.is_binary(found):
+            raise error(
+                "SPS-SPEC-SINK",
+                f"Expected a kept column or an output of a single value. Got {name!r}, which is "
+                f"{'not' if found is None else str(found)[:60]}; the sink's columns are {', '.join(schema.names)}.",
+                "Name the column in `keep`, or take it out of sink.partition_by.",
+                where="sink.partition_by",
+            )
 
 
 def quarantine_location(pipeline: Any) -> str:

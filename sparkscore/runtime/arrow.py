@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["mask_of", "numbers", "structs", "texts", "viewed"]
+__all__ = ["mask_of", "numbers", "rows", "structs", "texts", "viewed"]
 
 Mask = NDArray[np.bool_]
 
@@ -56,6 +56,40 @@ def structs(rows: Sequence[dict[str, Any]], kind: pa.StructType) -> pa.StructArr
             filled = np.array([0 if cell is None else cell for cell in cells], field.type.to_pandas_dtype())
             columns.append(numbers(filled, nulls))
     return pa.StructArray.from_arrays(columns, fields=list(kind))
+
+
+def rows(table: pa.RecordBatch | pa.Table, undecodable: str = "surrogateescape") -> list[dict[str, Any]]:
+    r"""Give rows as Python values. Bytes of a text that are not UTF-8 are read as `bytes.decode` does by that name.
+
+    Parquet strings and malformed JSON lines hold such bytes: Spark passes them on as they are.
+
+    Examples
+    --------
+    >>> rows(pa.record_batch([pa.array([b"caf\xe9"]).view(pa.string())], ["a"]))
+    [{'a': 'caf\udce9'}]
+    """
+    try:
+        found: list[dict[str, Any]] = table.to_pylist()
+    except UnicodeDecodeError:
+        columns = ([_value(cell, undecodable) for cell in column] for column in table.columns)
+        found = [dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return found
+
+
+def _value(cell: pa.Scalar, undecodable: str) -> Any:
+    if not cell.is_valid:
+        return None
+    if pa.types.is_map(cell.type):
+        return [tuple(_value(part, undecodable) for _, part in pair.items()) for pair in cell.values]
+    if pa.types.is_dictionary(cell.type):
+        return _value(cell.value, undecodable)
+    if pa.types.is_struct(cell.type):
+        return {name: _value(part, undecodable) for name, part in cell.items()}
+    if isinstance(cell, pa.ListScalar):
+        return [_value(part, undecodable) for part in cell.values]
+    if str(cell.type) in ("string", "large_string", "string_view"):
+        return cell.as_buffer().to_pybytes().decode("utf-8", undecodable)
+    return cell.as_py()
 
 
 def viewed(values: pa.Array) -> NDArray[Any]:

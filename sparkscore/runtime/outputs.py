@@ -27,8 +27,8 @@ Mask = NDArray[np.bool_]
 
 _WIDER = {"float16": "float32", "uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 _MOST = 2**31 - 1  # the offsets of Spark's lists and bytes have 32 bits
-# Steps that lose a NaN on the way: what they are given is checked too.
-_FORGETS = ("argmax", "top_k", "threshold")
+# Steps that lose a NaN or an infinity on the way: what they are given is checked too. `softmax` loses but -inf, a mask.
+_FORGETS = ("argmax", "top_k", "threshold", "sigmoid", "clip")
 
 
 def output_type(plan: OutputPlan) -> pa.DataType:

@@ -38,7 +38,13 @@ def _content(cell: Any) -> Any:
 
 
 def prove_independence(
-    call: Call, feeds: Feeds, rows: Sequence[int], names: Sequence[str], timeout_s: float | None = None
+    call: Call,
+    feeds: Feeds,
+    rows: Sequence[int],
+    names: Sequence[str],
+    timeout_s: float | None = None,
+    *,
+    fixed_batch: int | None = None,
 ) -> int:
     """Compare each row among the others with the same row alone.
 
@@ -55,6 +61,8 @@ def prove_independence(
         The outputs that the call gives, for the message.
     timeout_s : float, optional
         Time of each call.
+    fixed_batch : int, optional
+        The graph's own fixed batch axis, for the fix.
 
     Returns
     -------
@@ -72,16 +80,20 @@ def prove_independence(
         alone = call({name: array[row : row + 1] for name, array in feeds.items()}, timeout_s)
         for name, together, single in zip(names, among, alone, strict=True):
             if not agree(together[position], single[0]):
-                raise mixes_rows(f"another value of output '{name}'{_distance(together[position], single[0])}")
+                got = f"another value of output '{name}'{_distance(together[position], single[0])}"
+                raise mixes_rows(got, fixed_batch)
     return 1 + len(rows)
 
 
-def mixes_rows(got: str) -> SparkscoreError:
-    """Build the error for a graph that mixes the rows of a batch."""
+def mixes_rows(got: str, fixed_batch: int | None = None) -> SparkscoreError:
+    """Build the error for a graph that mixes the rows of a batch; a fixed batch axis leaves `batch_size` no say."""
+    fix = "or set model.batch_size: 1."
+    if fixed_batch is not None:
+        fix = f"or with a batch axis of 1: this graph's is fixed at {fixed_batch}, whatever model.batch_size says."
     return error(
         "SPS-MODEL-BATCH",
         f"Expected a row to score the same among other rows as alone. Got {got}: the graph mixes the rows of a batch.",
-        "Export the model in inference mode (no batch statistics), or set model.batch_size: 1.",
+        f"Export the model in inference mode (no batch statistics), {fix}",
     )
 
 

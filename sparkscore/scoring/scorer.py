@@ -155,16 +155,17 @@ class Scorer:
         rows = distinct_rows(feeds, scored_rows)
         if len(rows) < 2:
             return
-        timeout_s = self.plan.on_error.batch_timeout_s
+        timeout_s, fixed, names = self.plan.on_error.batch_timeout_s, self.plan.fixed_batch, self._assembly.names
         try:
-            self.counts.proof_calls += prove_independence(self._call, feeds, rows, self._assembly.names, timeout_s)
+            calls = prove_independence(self._call, feeds, rows, names, timeout_s, fixed_batch=fixed)
         except SparkscoreError:
             raise
         except Exception as cause:  # boundary: rows that the model has scored, now in other company
             failure = classified(cause, feeds)
             if failure.kind in (Kind.TIMEOUT, Kind.RESOURCE):
                 return  # says nothing about the rows; the next ones are tried
-            raise mixes_rows(f"{failure.error_type}: {failure.message}") from cause
+            raise mixes_rows(f"{failure.error_type}: {failure.message}", fixed) from cause
+        self.counts.proof_calls += calls
         self._unproven = False
 
     def _verdicts(self, batch: pa.RecordBatch, faults: Faults, scored: Scored) -> dict[int, Verdict]:

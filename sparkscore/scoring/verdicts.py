@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparkscore.runtime.arrow import numbers, structs
+from sparkscore.runtime.arrow import numbers, rows, structs
 from sparkscore.runtime.faults import Fault
 from sparkscore.scoring.intake import pointers
 from sparkscore.spec.scoring import CORRUPT_COL
@@ -98,18 +98,19 @@ def verdicts(
 
 
 def _contents(bad: pa.RecordBatch, names: Sequence[str]) -> list[bytes]:
-    rows = bad.select([name for name in (*dict.fromkeys(names), CORRUPT_COL) if name in bad.schema.names]).to_pylist()
-    for row in rows:
+    chosen = bad.select([name for name in (*dict.fromkeys(names), CORRUPT_COL) if name in bad.schema.names])
+    found = rows(chosen)
+    for row in found:
         if row.get(CORRUPT_COL, "") is None:
             del row[CORRUPT_COL]
-    return [canonical_json(row) for row in rows]
+    return [canonical_json(row) for row in found]
 
 
 def canonical_json(row: dict[str, Any]) -> bytes:
     r"""Write a row as JSON with one form for one content: sorted keys, no spaces, UTF-8.
 
     NaN and infinities are the strings "NaN", "Infinity", "-Infinity"; bytes are base64; decimals their digits; dates
-    and times ISO 8601.
+    and times ISO 8601. A byte XX of a text that is not UTF-8 is written as the escape ``\udcXX`` (Python's PEP 383).
 
     Examples
     --------
@@ -117,7 +118,7 @@ def canonical_json(row: dict[str, Any]) -> bytes:
     b'{"a":"AQ==","b":"NaN","c":[1.5,null]}'
     """
     text = json.dumps(_plain(row), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _plain(value: Any) -> Any:

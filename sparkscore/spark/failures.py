@@ -14,6 +14,34 @@ __all__ = ["from_spark", "mapped"]
 _FILE = re.compile(r"(?:file|path|location)[: ]+['\"`(]?((?:[a-z0-9]+:)?/[^\s'\"`,;)]+)", re.IGNORECASE)
 _CONDITION = re.compile(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\]")
 
+# What a SQL expression of the allow-list can raise on a row: Spark's conditions, with or without their subconditions,
+# and the Java exceptions that Spark passes on as they are.
+_NAMES = """
+ARITHMETIC_OVERFLOW BINARY_ARITHMETIC_OVERFLOW CANNOT_DECODE_URL CANNOT_PARSE_DECIMAL CANNOT_PARSE_INTERVAL
+CANNOT_PARSE_TIME CANNOT_PARSE_TIMESTAMP CAST_INVALID_INPUT CAST_OVERFLOW COLLECTION_SIZE_LIMIT_EXCEEDED
+CONVERSION_INVALID_INPUT DATETIME_FIELD_OUT_OF_BOUNDS DATETIME_OVERFLOW DECIMAL_PRECISION_EXCEEDS_MAX_PRECISION
+DIVIDE_BY_ZERO ELEMENT_AT_BY_INDEX_ZERO ILLEGAL_DAY_OF_WEEK
+INCONSISTENT_BEHAVIOR_CROSS_VERSION.DATETIME_PATTERN_RECOGNITION
+INCONSISTENT_BEHAVIOR_CROSS_VERSION.DATETIME_WEEK_BASED_PATTERN
+INCONSISTENT_BEHAVIOR_CROSS_VERSION.PARSE_DATETIME_BY_NEW_PARSER
+INTERVAL_ARITHMETIC_OVERFLOW INTERVAL_DIVIDED_BY_ZERO INVALID_ARRAY_INDEX INVALID_ARRAY_INDEX_IN_ELEMENT_AT
+INVALID_DATETIME_PATTERN INVALID_FORMAT INVALID_FRACTION_OF_SECOND INVALID_INDEX_OF_ZERO INVALID_INTERVAL_FORMAT
+INVALID_INTERVAL_WITH_MICROSECONDS_ADDITION INVALID_PARAMETER_VALUE INVALID_REGEXP_REPLACE INVALID_TIMEZONE
+INVALID_URL INVALID_UTF8_STRING MALFORMED_CHARACTER_CODING NUMERIC_OUT_OF_SUPPORTED_RANGE NUMERIC_VALUE_OUT_OF_RANGE
+REMAINDER_BY_ZERO
+
+ArithmeticException DateTimeException IllegalArgumentException PatternSyntaxException
+"""
+_RAISED = frozenset(_NAMES.split())
+# The name of a condition or of such an exception right behind what was thrown: a row's value that holds one stands
+# further behind. Of an illegal argument only that of `format_number` counts, a pattern.
+_THROWN = re.compile(
+    r"(?:Exception|Error): \[([A-Z][A-Z0-9_.-]+)\]|"
+    r"\b(ArithmeticException|DateTimeException|PatternSyntaxException|"
+    r'IllegalArgumentException(?=: [^"\n]*pattern ")): (?!\[)'
+)
+_WRAPPERS = ("TASK_WRITE_FAILED",)
+
 # First match wins: roots stand before the symptoms that wrap them.
 _RULES: tuple[tuple[str, str, str, str], ...] = (
     (
@@ -36,7 +64,7 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         r"FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|is not a Parquet file|could not verify page integrity|"
-        r"Expected magic number|ChecksumException|corrupt",
+        r"Expected magic number|ChecksumException",
         "SPS-DATA-FILE",
         "every input file to be whole",
         "Restore the file from its writer; nothing of its unit was committed.",
@@ -67,13 +95,6 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Start the session with the jar: see `sparkscore jars`; Delta also needs its two session settings.",
     ),
     (
-        r"CAST_INVALID_INPUT|CAST_OVERFLOW|ARITHMETIC_OVERFLOW|DIVIDE_BY_ZERO|INVALID_ARRAY_INDEX|ELEMENT_AT_BY_INDEX|"
-        r"CANNOT_PARSE_TIMESTAMP|REMAINDER_BY_ZERO|NUMERIC_VALUE_OUT_OF_RANGE|INVALID_INDEX",
-        "SPS-PREPARE",
-        "each prepare expression to give a value for each row",
-        "Use the expression's try_ form (try_cast, try_divide, try_element_at), which gives null.",
-    ),
-    (
         r"ConcurrentTransaction",
         "SPS-FENCED",
         "to be the only writer of this run",
@@ -87,7 +108,7 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         r"DELTA_METADATA_MISMATCH|DELTA_FAILED_TO_MERGE_FIELDS|DELTA_VIOLATE_CONSTRAINT|DELTA_NOT_NULL_CONSTRAINT|"
-        r"DELTA_CANNOT_MODIFY_APPEND_ONLY|DELTA_INVALID_CHARACTERS",
+        r"DELTA_CANNOT_MODIFY_APPEND_ONLY|DELTA_INVALID_CHARACTERS|DELTA_EXCEED_CHAR_VARCHAR_LIMIT|EXCEED_LIMIT_LENGTH",
         "SPS-SPEC-SINK",
         "a sink that takes these rows",
         "Choose another sink.location, or mend the table.",
@@ -110,8 +131,10 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
 def from_spark(cause: BaseException, expressions: Mapping[str, str] | None = None, **context: Any) -> SparkscoreError:
     """Give the sparkscore error that a Spark failure stands for.
 
-    A sparkscore error raised in a worker is found in the text and given back as it was. Everything else is matched
-    by its condition or exception name; what nothing matches is `SPS-FAILED`, never a guess.
+    An expression that raised on a row is known by the condition that was thrown; of Spark's text, which quotes the
+    row's value, nothing else is told. A sparkscore error raised in a worker is found in the text and given back as it
+    was. Everything else is matched by its condition or exception name; what nothing matches is `SPS-FAILED`, never a
+    guess.
 
     Parameters
     ----------
@@ -123,14 +146,22 @@ def from_spark(cause: BaseException, expressions: Mapping[str, str] | None = Non
     if isinstance(cause, SparkscoreError):
         return cause
     text = str(cause)
+    raised = _raised(f"{type(cause).__name__}: {text}")
+    if raised is not None:
+        return error(
+            "SPS-PREPARE",
+            f"Expected each SQL expression to give a value for each row. Got {raised}.",
+            "Use the expression's try_ form (try_cast, try_divide, try_element_at), which gives null, or guard it by "
+            "CASE WHEN.",
+            **context,
+            expression=_named_expression(text, expressions or {}),
+        )
     ours = from_text(text)
     if ours is not None:
         ours.context.update({k: v for k, v in context.items() if k not in ours.context})
         return ours
     for pattern, code, expected, fix in _RULES:
         if re.search(pattern, text):
-            if code == "SPS-PREPARE":
-                context["expression"] = _named_expression(text, expressions or {})
             return error(code, f"Expected {expected}. Got {_got(text)}.", fix, **_with_file(text, context))
     return error(
         "SPS-FAILED",
@@ -153,14 +184,22 @@ def mapped(spark: Any, expressions: Mapping[str, str] | None = None, **context: 
         raise from_spark(cause, expressions, **context) from cause
 
 
+def _raised(text: str) -> str | None:
+    """Name what an expression raised; None where another failure was thrown first, or none is known."""
+    thrown = (condition or java for condition, java in _THROWN.findall(text))
+    name = next((name for name in thrown if name not in _WRAPPERS), "")
+    return name if name in _RAISED or name.split(".", 1)[0] in _RAISED else None
+
+
 def _got(text: str) -> str:
     """The condition's line and the root cause's; never more: Spark's texts hold plans and rows further down."""
     condition = _CONDITION.search(text)
     lines = [line.strip() for line in (text[condition.start() :] if condition else text).splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     told = [*lines[:1], *causes[-1:]]
-    # Spark quotes the offending value of a cast: a row's value, which no message of ours may hold.
-    return "; ".join(re.sub(r"(The value )'[^']*'", r"\1'…'", line)[:300].rstrip(". ") for line in dict.fromkeys(told))
+    # Delta quotes the value that is too long for a column: a row's, which no message of ours may hold.
+    told = [re.sub(r'(Value )".*" exceeds', r'\1"…" exceeds', line) for line in dict.fromkeys(told)]
+    return "; ".join(line[:300].rstrip(". ") for line in told)
 
 
 def _named_expression(text: str, expressions: Mapping[str, str]) -> str | None:

@@ -31,6 +31,8 @@ __all__ = ["Snapshot", "pin_source", "read_files", "restore_snapshot"]
 _LINES = ("csv", "json")
 # Parquet pages carry CRCs that readers do not check unless asked: 29 of 60 single-bit flips changed the answer.
 _PARQUET_OPTIONS = {"parquet.page.verify-checksum.enabled": "true"}
+# Without them a reader follows the session's settings of these names, under which bad files lose their rows silently.
+_WHOLE_FILES = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def pin_source(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
 def read_files(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str] | None = None) -> DataFrame:
     """Read files of the snapshot, all of them by default, with the helper columns that address each row."""
     if snapshot.route == "delta":
+        _refuse_lossy_session(spark)
         frame = _delta(spark, snapshot.locations[0], snapshot.version)
         if paths is not None:
             frame = frame.where(frame.metadataColumn("_metadata").getField("file_path").isin(list(paths)))
@@ -164,7 +167,7 @@ def _pin_files(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
     for location in source.location:
         _refuse_debris(location)
     options = _reader_options(source)
-    reader = spark.read.format(source.format).options(**options)
+    reader = spark.read.format(source.format).options(**options, **_WHOLE_FILES)
     if source.schema_ is not None:
         reader = reader.schema(source.schema_)
     frame = reader.load(list(source.location))
@@ -184,7 +187,7 @@ def _reader(spark: SparkSession, snapshot: Snapshot) -> Any:
         reader = reader.option("columnNameOfCorruptRecord", CORRUPT_COL).option("mode", "PERMISSIVE")
     else:
         reader = reader.options(**_PARQUET_OPTIONS)
-    return reader.schema(schema).options(**dict(snapshot.options))
+    return reader.schema(schema).options(**dict(snapshot.options), **_WHOLE_FILES)
 
 
 def _reader_options(source: Any) -> dict[str, str]:
@@ -244,6 +247,19 @@ def _escaped(path: str) -> str:
 
 def _delta(spark: SparkSession, root: str, version: int | None) -> DataFrame:
     return spark.read.format("delta").option("versionAsOf", str(version)).load(root)
+
+
+def _refuse_lossy_session(spark: SparkSession) -> None:
+    """Delta's own reader follows the session's settings alone."""
+    for name in (f"spark.sql.files.{option}" for option in _WHOLE_FILES):
+        if str(spark.conf.get(name, "false")).lower() == "true":
+            raise error(
+                "SPS-SPEC-VALUE",
+                f"Expected {name} to be false for this Delta table, which only Delta's reader can read. Got true, "
+                "under which a bad file would lose its rows without a word.",
+                f'Set it for the run: spark.conf.set("{name}", "false").',
+                where=name,
+            )
 
 
 def _single(source: Any) -> str:

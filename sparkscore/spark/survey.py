@@ -34,6 +34,8 @@ _RESULT = pa.schema(
     ]
 )
 _FILES_PER_TASK = 64
+# Spark has no unsigned integers, and reads Parquet's as the next type that holds them all.
+_SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "decimal128(20, 0)"}
 
 
 @dataclass(frozen=True)
@@ -178,4 +180,4 @@ def _kind(data_type: pa.DataType) -> str:
         return "struct"
     if pa.types.is_map(data_type):
         return "map"
-    return str(data_type)
+    return _SIGNED.get(str(data_type), str(data_type))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -58,6 +59,58 @@ def test_single_bit_flips_in_data_pages_are_caught(spark, pipeline, tmp_path: Pa
             pipeline().peek(spark, rows=2_000)
         assert (caught.value.code, caught.value.exit_code) == ("SPS-DATA-FILE", 6), str(caught.value)
         assert caught.value.context["file"].endswith("x.parquet")
+
+
+@pytest.fixture
+def lossy_session(spark):
+    """A session that is told to skip what it cannot read, as some clusters set it for all their jobs."""
+    names = [f"spark.sql.files.ignore{what}Files" for what in ("Corrupt", "Missing")]
+    for name in names:
+        spark.conf.set(name, "true")
+    yield
+    for name in names:
+        spark.conf.unset(name)
+
+
+def refused_as_damaged(spark, pipeline, **keys) -> None:
+    with pytest.raises(SparkscoreError) as caught:
+        pipeline(**keys).run(spark, run_id="r1")
+    assert (caught.value.code, caught.value.exit_code) == ("SPS-DATA-FILE", 6), str(caught.value)
+
+
+def test_a_session_that_ignores_corrupt_files_loses_no_row_of_a_cut_csv(spark, pipeline, tmp_path, lossy_session):
+    (tmp_path / "in").mkdir()
+    lines = "\n".join(f"{i},{i % 97},{i % 13},{i * 7919 % 7}" for i in range(5_000))
+    (tmp_path / "in" / "x.csv.gz").write_bytes(gzip.compress(lines.encode()))
+    truncated(tmp_path / "in" / "x.csv.gz")
+    schema = "id bigint, a float, b float, c float"
+    source = {"format": "csv", "schema": schema, "location": str(tmp_path / "in")}
+    refused_as_damaged(spark, pipeline, source=source)
+
+
+def test_nor_of_parquet_pages_that_were_changed_where_no_footer_tells_the_rows(
+    spark, pipeline, tmp_path: Path, lossy_session
+) -> None:
+    folder = Path(write_rows(tmp_path / "in", 0, 1))
+    table = pa.table({"id": np.arange(2_000), **{n: np.linspace(1, 2, 2_000, dtype=np.float32) for n in "abc"}})
+    path = folder / "part-000.parquet"
+    pq.write_table(table, path, write_page_checksum=True, compression=None, use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(0).column(2)
+    flipped = bytearray(path.read_bytes())
+    flipped[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(bytes(flipped))
+    source = {"format": "parquet", "location": str(folder), "where": "id >= 0"}
+    refused_as_damaged(spark, pipeline, source=source)
+
+
+def test_such_a_session_is_refused_where_only_deltas_reader_can_read(spark, pipeline, tmp_path, lossy_session) -> None:
+    place = str(tmp_path / "in")
+    rows = spark.range(20).selectExpr("id", "float(1) a", "float(1) b", "float(1) c")
+    rows.write.format("delta").option("delta.enableDeletionVectors", "true").save(place)
+    spark.sql(f"DELETE FROM delta.`{place}` WHERE id = 3")
+    with pytest.raises(SparkscoreError, match=r"spark\.sql\.files\.ignoreCorruptFiles") as caught:
+        pipeline(source={"format": "delta", "location": place}).run(spark, run_id="r1")
+    assert (caught.value.code, caught.value.exit_code) == ("SPS-SPEC-VALUE", 2)
 
 
 @pytest.fixture

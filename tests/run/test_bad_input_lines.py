@@ -83,6 +83,21 @@ def test_exactly_the_malformed_lines_are_quarantined_where_they_stand(
     assert run.summary().ok_rows == len(wanted)
 
 
+def test_a_line_that_is_not_utf8_is_one_bad_row_and_its_bytes_are_kept(spark, pipeline, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    lines = [json_line(i).encode() for i in range(10)]
+    lines[4] = b'{"id": 4, "a": 1, "name": "caf\xe9'
+    (folder / "x.json").write_bytes(b"\n".join(lines))
+    source = {"format": "json", "schema": SCHEMA, "location": str(folder)}
+    quarantine = {"location": str(tmp_path / "bad"), "payload": "plain"}
+    summary = pipeline(source=source, on_error=BEARABLE, quarantine=quarantine).run(spark, run_id="r1").summary()
+    assert (summary.ok_rows, summary.quarantined_by_code) == (9, {"SPS-ROW-DECODE": 1})
+    (bad,) = delta_rows(tmp_path / "bad").to_pylist()
+    line = json.loads(bad["payload"])["_ss_corrupt"]
+    assert line.encode("utf-8", "surrogateescape") == lines[4]
+
+
 def line_at(path: Path, block: int, ordinal: int, header: bool) -> str:
     """Read the line at an address: a split begins after the first line end at or behind its offset (Hadoop's rule)."""
     data = path.read_bytes()

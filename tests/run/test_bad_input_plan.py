@@ -137,6 +137,19 @@ def test_a_column_that_an_older_file_of_a_delta_table_lacks_is_null(spark, pipel
     assert scores == {i: 0.25 + 0.125 * (4 if i < 5 else 2) for i in range(20)}
 
 
+def test_unsigned_columns_are_read_as_the_next_type_of_spark_and_are_no_drift(spark, pipeline, tmp_path: Path) -> None:
+    kinds = {"a": pa.uint8(), "b": pa.uint16(), "c": pa.uint32(), "d": pa.uint64()}
+    values = {name: [0, 1, 2**kind.bit_width - 1] for name, kind in kinds.items()}
+    columns = {name: pa.array(values[name], kind) for name, kind in kinds.items()}
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": [0, 1, 2], **columns}), tmp_path / "in" / "x.parquet")
+    prepare = [{"with": {"e": "double(d) / 18446744073709551615"}}]
+    pipeline(prepare=prepare, inputs={"x": ["a", "b", "e"]}, keep=["id", "c", "d"]).run(spark, run_id="r1")
+    rows = sorted(delta_rows(tmp_path / "out").to_pylist(), key=lambda r: r["id"])
+    assert [r["score"] for r in rows] == [0, 0.5 - 0.25, 0.5 * 255 - 0.25 * 65_535 + 0.125]
+    assert [[r["c"] for r in rows], [int(r["d"]) for r in rows]] == [values["c"], values["d"]]
+
+
 # -- prepare -------------------------------------------------------------------------------------------
 
 
@@ -176,3 +189,21 @@ def test_a_sink_that_is_a_folder_of_other_files_is_refused(refusal, tmp_path: Pa
     write_rows(tmp_path / "out", 10, 1)
     found = refusal("SPS-SPEC-SINK", 2)
     assert str(tmp_path / "out") in found.message
+
+
+@pytest.mark.parametrize("column", ["day", "b", "_ss"])
+def test_a_partition_column_that_the_sink_will_not_have_is_refused(spark, refusal, pipeline, tmp_path, column) -> None:
+    write_rows(tmp_path / "in", 10, 1)
+    sink = {"format": "delta", "location": str(tmp_path / "out"), "partition_by": [column]}
+    found = refusal("SPS-SPEC-SINK", 2, sink=sink)
+    assert column in found.message
+    assert found.context["where"] == "sink.partition_by"
+    with pytest.raises(SparkscoreError, match="SPS-SPEC-SINK"):
+        pipeline(sink=sink).check(spark)
+
+
+def test_a_partition_column_is_found_whatever_its_case(spark, pipeline, tmp_path: Path) -> None:
+    write_rows(tmp_path / "in", 10, 1)
+    sink = {"format": "delta", "location": str(tmp_path / "out"), "partition_by": ["B"]}
+    pipeline(sink=sink, keep=["id", "b"]).run(spark, run_id="r1")
+    assert delta_rows(tmp_path / "out").num_rows == 10

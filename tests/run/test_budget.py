@@ -20,6 +20,13 @@ def test_exactly_the_fraction_passes_and_one_more_row_breaks() -> None:
     assert caught.value.exit_code == 6
 
 
+def test_the_fraction_is_the_number_as_it_is_written_not_as_floats_multiply() -> None:
+    _judge(1_065, 435, max_fraction=0.29)  # 0.29 * 1500 is 434.99999999999994
+    with pytest.raises(SparkscoreError, match="SPS-BUDGET"):
+        _judge(1_065, 436, max_fraction=0.29)
+    assert task_limit(Totals(), OnError.model_validate({"max_fraction": 0.29}), 1_500) == 435
+
+
 def test_fractions_are_not_judged_below_the_sample() -> None:
     _judge(0, 999)
     with pytest.raises(SparkscoreError, match="SPS-BUDGET"):

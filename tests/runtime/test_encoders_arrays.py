@@ -207,6 +207,17 @@ def test_a_shape_column_must_agree_with_the_graphs_fixed_dimensions():
     assert codes(faults) == {1: "SPS-ROW-SHAPE"}
 
 
+def test_a_declared_shape_whose_product_wraps_around_is_a_shape_error():
+    part = Tensor(("v",), shape=(None, None), shape_column="s")
+    shapes = [[2**32, 2**32], [0, 2**62], [0, 3], [2, 1]]
+    groups, faults = encode(
+        batch(v=lists([[], [], [], [5, 6]]), s=pa.array(shapes, pa.list_(pa.int64()))),
+        tensor("float32", (None, None), part),
+    )
+    assert codes(faults) == dict.fromkeys([0, 1], "SPS-ROW-SHAPE")
+    assert [g.feeds["x"].shape for g in groups] == [(1, 0, 3), (1, 2, 1)]
+
+
 def test_lists_of_strings_feed_string_tensors():
     groups, faults = encode(batch(v=lists([["a", "b"], ["c", None]], pa.string())), vector(2, "str"))
     assert groups[0].feeds["x"].tolist() == [["a", "b"]]

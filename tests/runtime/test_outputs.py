@@ -272,6 +272,13 @@ def test_nan_is_seen_before_a_step_that_forgets_it(then, dtype, rank):
     assert built(array, dtype, rank, then=then)[1].tolist() == [False, True]
 
 
+@pytest.mark.parametrize("step", [("sigmoid", None), ("clip", (0.0, 1.0))])
+def test_an_infinity_is_seen_before_a_step_that_makes_a_number_of_it(step):
+    array = np.array([[1, 2], [np.inf, 1], [1, -np.inf]], np.float32)
+    assert built(array, rank=1, then=(step,))[1].tolist() == [False, True, True]
+    assert built(array[[0, 2]], rank=1, then=(step,), allow_nan=True)[1] is None
+
+
 def test_a_value_outside_the_range_makes_its_row_bad():
     array = np.array([0.0, 1.0, 1.5, -0.5], np.float32)
     assert built(array, range=(0, 1))[1].tolist() == [False, False, True, True]

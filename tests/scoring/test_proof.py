@@ -30,6 +30,16 @@ def test_a_row_that_feels_its_neighbours_is_refused_with_the_output_s_name():
     assert caught.value.code == "SPS-MODEL-BATCH"
 
 
+def test_a_fixed_batch_axis_is_not_advised_to_set_the_batch_size():
+    def fix_for(fixed):
+        with pytest.raises(SparkscoreError) as caught:
+            prove_independence(lambda f, t: [f["x"] - f["x"].mean(0)], X, [0, 2, 3], ["y"], fixed_batch=fixed)
+        return caught.value.fix
+
+    assert fix_for(None).endswith("or set model.batch_size: 1.")
+    assert fix_for(4).endswith("a batch axis of 1: this graph's is fixed at 4, whatever model.batch_size says.")
+
+
 @pytest.mark.parametrize(
     "a, b, same",
     [

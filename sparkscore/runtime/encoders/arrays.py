@@ -29,6 +29,9 @@ __all__ = ["ArrayEncoder", "byte_bounds"]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+# Of one row, zeros aside: beyond 2^63 the product of a shape wraps in int64, to 0 for [2^32, 2^32].
+_MOST_VALUES = 2**40
+
 
 @dataclass(frozen=True)
 class Spans:
@@ -137,6 +140,7 @@ class ArrayEncoder:
         shapes[good] = values[where.starts[good][:, None] + np.arange(rank)]
         width = self.dtype.itemsize if _is_bytes(spans.leaf) else 1
         wrong |= _over_rows(flaws, where.starts, where.ends) | (shapes < 0).any(axis=1) | self._off(shapes)
+        wrong |= np.prod(np.maximum(shapes, 1), axis=1, dtype=np.float64) > _MOST_VALUES
         wrong |= np.prod(shapes, axis=1) * width != spans.ends - spans.starts
         message = f"Expected column {self.name!r} to have the shape that column {name!r} says, got another"
         return shapes, [Flaw(wrong, "SPS-ROW-SHAPE", message)]
