@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["mask_of", "numbers", "rows", "structs", "texts", "viewed"]
+__all__ = ["mask_of", "numbers", "rows", "structs", "texts", "viewed", "without_views"]
 
 Mask = NDArray[np.bool_]
 
@@ -90,6 +90,14 @@ def _value(cell: pa.Scalar, undecodable: str) -> Any:
     if str(cell.type) in ("string", "large_string", "string_view"):
         return cell.as_buffer().to_pybytes().decode("utf-8", undecodable)
     return cell.as_py()
+
+
+def without_views(column: pa.Array) -> pa.Array:
+    """Give string and binary views as plain strings and binaries: few of Arrow's functions take views."""
+    kind = str(column.type)
+    if kind == "string_view":
+        return column.cast(pa.string())
+    return column.cast(pa.binary()) if kind == "binary_view" else column
 
 
 def viewed(values: pa.Array) -> NDArray[Any]:

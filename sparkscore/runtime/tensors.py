@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sparkscore.runtime.arrow import mask_of, numbers, viewed
+from sparkscore.runtime.arrow import mask_of, numbers, viewed, without_views
 from sparkscore.runtime.faults import Faults
 from sparkscore.spec.scoring import Missing
 
@@ -58,7 +58,7 @@ class Cells:
         column = self.batch.column(name)
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
-        return _without_views(column)
+        return without_views(column)
 
 
 @dataclass(frozen=True)
@@ -339,13 +339,6 @@ def _side_by_side(cells: Cells, columns: Sequence[Any], dtype: np.dtype[Any]) ->
 
 def _viewed(column: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     return _stored(column).astype(dtype, copy=False) if isinstance(column, pa.Array) else column
-
-
-def _without_views(column: pa.Array) -> pa.Array:
-    kind = str(column.type)
-    if kind == "string_view":
-        return column.cast(pa.string())
-    return column.cast(pa.binary()) if kind == "binary_view" else column
 
 
 def _binary_like(data_type: pa.DataType) -> pa.DataType:

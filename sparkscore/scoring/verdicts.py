@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparkscore.runtime.arrow import numbers, rows, structs
+from sparkscore.runtime.arrow import numbers, rows, structs, without_views
 from sparkscore.runtime.faults import Fault
 from sparkscore.scoring.intake import pointers
 from sparkscore.spec.scoring import CORRUPT_COL
@@ -77,7 +77,8 @@ def verdicts(
     """
     positions = list(faults)
     batch_rows, tries = calls
-    bad = batch.take(numbers(np.array(positions, np.int64)))
+    index = numbers(np.array(positions, np.int64))
+    bad = pa.RecordBatch.from_arrays([without_views(c).take(index) for c in batch.columns], batch.schema.names)
     contents = _contents(bad, names) if payload != "none" else [None] * len(positions)
     found: dict[int, Verdict] = {}
     for row, content, pointer in zip(positions, contents, pointers(bad).to_pylist(), strict=True):

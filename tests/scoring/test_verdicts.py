@@ -75,7 +75,7 @@ def test_rows_with_such_a_text_are_scored_or_refused_row_by_row(tmp_path: Path) 
     outputs = {"y": "y", "u": "u"}
 
     def codes(inputs: dict[str, object], **options: object) -> list[str | None]:
-        found = ss.score_local(table, model, inputs, outputs, on_error={"max_fraction": 1.0}, keys=["key"], **options)
+        found = ss.score_local(table, model, inputs, outputs, keys=["key"], **options)
         assert found["y"].to_pylist()[:2] == [1, 2]
         return [err and err["error_code"] for err in found["err"].to_pylist()]
 
@@ -83,3 +83,13 @@ def test_rows_with_such_a_text_are_scored_or_refused_row_by_row(tmp_path: Path) 
     known = {**fed, "cat": {"category": "cat", "vocabulary": ["A"], "unknown": 1}}
     assert codes(known) == [None, None, "SPS-ROW-NULL", None]
     assert codes({**known, "t": "s"}) == [None, None, "SPS-ROW-NULL", "SPS-ROW-DECODE"]
+
+
+def test_a_bad_row_may_hold_a_string_view(tmp_path: Path) -> None:
+    model = saved(
+        tmp_path, graph([helper.make_node("Abs", ["x"], ["y"])], [("x", FLOAT, ["n"])], [("y", FLOAT, ["n"])])
+    )
+    table = pa.table({"k": pa.array(["a", "b"]).cast(pa.string_view()), "x": pa.array([-1, None], pa.float32())})
+    found = ss.score_local(table, model, {"x": "x"}, {"y": "y"}, keys=["k"])
+    assert found["k"].to_pylist() == ["a", "b"]
+    assert found["y"].to_pylist() == [1, None]
