@@ -18,8 +18,9 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/sparkscore demo
 
+# By folder, not by number of tests: the long files come early, and both workers end together.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint
 	$(BIN)/python -m pytest tests -q -m "not spark and not slow" -n 2 --dist loadfile
