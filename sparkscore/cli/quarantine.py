@@ -27,6 +27,7 @@ def summarise(
 ) -> None:
     """Count the bad rows of a run by code, and name the units that have the most. Starts no Spark."""
     from sparkscore.errors import CODES
+    from sparkscore.ledger.events import read_events
     from sparkscore.ledger.fold import quarantine_of, run_rows, unit_rows
 
     store = store_of(pipeline, ledger, sets)
@@ -42,7 +43,7 @@ def summarise(
         "quarantined_rows": newest["quarantined_rows"],
         "by_code": codes,
         "worst_units": units,
-        "quarantine": quarantine_of(store, plan),
+        "quarantine": quarantine_of(read_events(store, run_id), plan),
     }
     head = f"run {run_id}: {newest['quarantined_rows']:,} bad rows in {len(bad_units)} of {len(plan.units)} units"
     tables = [as_table(codes, ("code", "rows", "meaning")), as_table(units, ("unit_seq", "quarantined_rows"))]
@@ -61,12 +62,13 @@ def show_rows(
     master: Master = None,
 ) -> None:
     """Show bad rows of a run: their keys or address, and why. Of a run that is not closed, those committed so far."""
+    from sparkscore.ledger.events import read_events
     from sparkscore.ledger.fold import quarantine_of
     from sparkscore.run.quarantine import bad_rows
 
     store = store_of(pipeline, ledger, sets)
     plan = named_plan(store, run_id)
     with answering_session(master) as spark:
-        bad = bad_rows(spark, plan, quarantine_of(store, plan))
+        bad = bad_rows(spark, plan, quarantine_of(read_events(store, run_id), plan))
         found = [row.asDict(recursive=True) for row in bad.limit(rows).collect()]
     emit(found, as_table(found, _SHOWN) if found else f"run {run_id}: no bad rows", as_json)

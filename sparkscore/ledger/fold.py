@@ -36,9 +36,9 @@ def state_of(events: Iterable[dict[str, Any]]) -> str:
     return state
 
 
-def quarantine_of(store: Store, plan: Plan) -> str:
+def quarantine_of(events: Iterable[dict[str, Any]], plan: Plan) -> str:
     """Give the place of a run's bad rows: the newest attempt's, since each fold merges the whole run's there."""
-    places = [event["quarantine"] for event in read_events(store, plan.run_id) if "quarantine" in event]
+    places = [event["quarantine"] for event in events if "quarantine" in event]
     return str(places[-1] if places else plan.header["quarantine"])
 
 

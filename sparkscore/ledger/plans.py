@@ -83,8 +83,8 @@ def unit_id(files: tuple[InputFile, ...]) -> str:
     return hashlib.sha256(_canonical([[f.path, f.size_bytes, f.mtime_ms] for f in files])).hexdigest()
 
 
-def write_plan(store: Store, plan: Plan) -> bool:
-    """Write the plan; False when another driver wrote one first, which then holds.
+def write_plan(store: Store, plan: Plan) -> Plan | None:
+    """Write the plan and give it as it stands; None when another driver wrote one first, which then holds.
 
     The files' table is named by its own digest and written before the header, so the header alone is the commit:
     a crash between the two leaves an unnamed table and no plan.
@@ -93,7 +93,8 @@ def write_plan(store: Store, plan: Plan) -> bool:
     files = f"plans/{plan.run_id}.{hashlib.sha256(table).hexdigest()[:12]}.arrow"
     store.put_if_absent(files, table)
     header = {**plan.header, "files": files}
-    return store.put_if_absent(f"plans/{plan.run_id}.json", _canonical(header))
+    written = store.put_if_absent(f"plans/{plan.run_id}.json", _canonical(header))
+    return Plan(header, plan.units) if written else None
 
 
 def read_plan(store: Store, run_id: str) -> Plan | None:

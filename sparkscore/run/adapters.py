@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sparkscore.errors import error
 from sparkscore.run.frames import plan_names, scoring_frame
-from sparkscore.run.models import encoder_files, located
+from sparkscore.run.models import encoder_files
 from sparkscore.runtime.binding import bind
 from sparkscore.runtime.cache import manifest_sha256
 from sparkscore.runtime.models import PinnedModel, pin
@@ -20,6 +20,7 @@ from sparkscore.runtime.session import Signature, TensorInfo, read_signature
 from sparkscore.scoring.projection import projected, projected_schema
 from sparkscore.scoring.scorer import open_scorer, result_schema
 from sparkscore.scoring.verdicts import ERR_TYPE
+from sparkscore.spec.fields import located
 from sparkscore.spec.pipeline import load_pipeline
 from sparkscore.spec.scoring import ERR_COL, ScoringPlan
 

@@ -121,9 +121,9 @@ def _planned(spark: SparkSession, pipeline: Any, store: Store, run_id: str) -> t
     if plan is None:
         job = bound(spark, pipeline)
         golden_rows(spark, job)
-        if not write_plan(store, make_plan(spark, job, run_id)):
-            job = None  # another driver's plan came first: perhaps of another version of the input or the model
-        plan = read_plan(store, run_id)
+        plan = write_plan(store, make_plan(spark, job, run_id))
+    if plan is None:  # another driver's came first: perhaps of another version of the input or the model
+        plan, job = read_plan(store, run_id), None
     assert plan is not None, "a plan that was written can be read"
     assert_same(pipeline, plan)
     return plan, job

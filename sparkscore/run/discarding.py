@@ -40,12 +40,13 @@ def discard_run(
     ClusterError
         `SPS-FENCED` when a live driver owns the run.
     """
-    sink, quarantine, run_id = plan.header["sink"], quarantine_of(store, plan), plan.run_id
+    sink, run_id, before = plan.header["sink"], plan.run_id, read_events(store, plan.run_id)
+    quarantine = quarantine_of(before, plan)
     with claim_run(store, run_id, take_over=take_over, say=say) as claim, mapped(spark, run=run_id):
         events = EventLog(store, run_id, claim.attempt)
         events.write("run_claimed", **versions(spark))
         there = discard(spark, sink, run_id, max(len(plan.units) - 1, 0))
-        if not there and recorded_proofs(read_events(store, run_id)):
+        if not there and recorded_proofs(before):
             raise gap("the run's committed units", f"no table at {sink}", run_id)
         if newest_version(spark, quarantine) is not None:
             spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")

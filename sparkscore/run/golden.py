@@ -13,11 +13,11 @@ import pyarrow as pa
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.run.frames import prepared
 from sparkscore.run.inspection import driver_scorer
-from sparkscore.run.models import located
 from sparkscore.run.planning import Bound
 from sparkscore.runtime import files
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.schemas import flat_schema
+from sparkscore.spec.fields import located
 from sparkscore.spec.scoring import ERR_COL
 
 if TYPE_CHECKING:

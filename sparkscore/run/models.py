@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from sparkscore.errors import error
 from sparkscore.runtime import cache
 from sparkscore.runtime.models import PinnedModel, pin
+from sparkscore.spec.fields import located
 from sparkscore.spec.scoring import ModelFile, ModelRef
 
-__all__ = ["encoder_files", "located", "model_from_json", "model_to_json", "pin_model", "repin"]
+__all__ = ["encoder_files", "model_from_json", "model_to_json", "pin_model", "repin"]
 
 
 def encoder_files(pipeline: Any) -> dict[str, str]:
@@ -68,11 +67,3 @@ def model_to_json(ref: ModelRef) -> dict[str, Any]:
 def model_from_json(data: dict[str, Any]) -> ModelRef:
     """The model of a plan."""
     return ModelRef(**{**data, "files": tuple(ModelFile(**f) for f in data["files"])})
-
-
-def located(uri: str, folder: Path) -> str:
-    """Give a place as written in a pipeline file; a relative path is relative to the file's folder."""
-    scheme, colon, _ = uri.partition(":")
-    if (colon and "/" not in scheme) or uri.startswith("/"):
-        return uri
-    return os.path.normpath(folder / uri)

@@ -35,7 +35,7 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         providers=row["providers_used"],
         scan="map_in_arrow",
         sink=plan.header["sink"],
-        quarantine=quarantine_of(store, plan),
+        quarantine=quarantine_of(events, plan),
         ledger=store.root,
         started_at=rows[0]["started_at"].isoformat(),
         ended_at=row["ended_at"].isoformat() if row["ended_at"] else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -21,7 +22,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 # user:password@, whose password may hold '/'. Only a bucket's name is never followed by a port.
 _USER = r"s3[an]?://[^/@:\s]*:[^@\s]*@|://(?![^/@:\s]*:\d{1,5}/)[^/@:\s]*:[^@\s]*@"
 _WORD = (
@@ -131,9 +131,17 @@ def without_credentials(uri: str) -> str:
     return uri
 
 
+def located(uri: str, folder: Path) -> str:
+    """Give a place as it is written in a pipeline file; a relative path begins at `folder`."""
+    scheme, colon, _ = uri.partition(":")
+    if (colon and "/" not in scheme) or uri.startswith("/"):
+        return uri
+    return os.path.normpath(folder / uri)
+
+
 def _absolute(place: str) -> str:
     """A run may be resumed from another folder, and the JVM's may be another one than Python's."""
-    return place if _SCHEME.match(place) else str(Path(place).absolute())
+    return located(place, Path.cwd())
 
 
 _NUMBER_TEXT = BeforeValidator(number_from_text)

@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.run.models import encoder_files, located, model_from_json, model_to_json, pin_model, repin
+from sparkscore.run.models import encoder_files, model_from_json, model_to_json, pin_model, repin
 from sparkscore.runtime import cache
+from sparkscore.spec.fields import located
 from sparkscore.spec.pipeline import load_pipeline
 from tests.scoring import graphs
 

@@ -10,7 +10,7 @@ import pytest
 from sparkscore.errors import SparkscoreError, SpecError
 from sparkscore.runtime.models import pin
 from sparkscore.spec.fields import carries_secret
-from sparkscore.spec.pipeline import load_pipeline
+from tests.spec.test_pipeline import load
 
 CANARY = "ca/na+ry"
 URIS = [
@@ -43,48 +43,36 @@ OPTIONS = [
 ]
 
 
-def base(**changes: Any) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "name": "t",
-        "source": {"format": "parquet", "location": "/in"},
-        "model": {"uri": "/m.onnx"},
-        "inputs": {"x": ["a"]},
-        "sink": {"format": "delta", "location": "/out"},
-        **changes,
-    }
-
-
 def places(secret: Any) -> list[dict[str, Any]]:
-    """Documents with a text in each place that holds a URI, and where a text is wrong."""
+    """Keys of a pipeline with a text in each place that holds a URI, and where a text is wrong."""
     source, sink = {"format": "parquet"}, {"format": "delta"}
     category = {"category": "c", "vocabulary": secret}
     return [
-        base(source={**source, "location": secret}),
-        base(source={**source, "location": ["/in", secret]}),
-        base(source={**source, "location": "/in", "options": {"url": secret}}),
-        base(model={"uri": secret}),
-        base(model={"uri": "/m", "golden": secret}),
-        base(inputs={"x": {"text": "t", "tokenizer": secret}}),
-        base(inputs={"x": category}),
-        base(outputs={"y": {"output": "y", "then": ["argmax", {"labels": secret}]}}),
-        base(sink={**sink, "location": secret}),
-        base(sink={**sink, "location": "/out", "options": {"url": secret}}),
-        base(quarantine={"location": secret}),
-        base(ledger=secret),
-        base(source=secret),
-        base(model=[secret]),
-        base(scan=secret),
+        {"source": {**source, "location": secret}},
+        {"source": {**source, "location": ["/in", secret]}},
+        {"source": {**source, "location": "/in", "options": {"url": secret}}},
+        {"model": {"uri": secret}},
+        {"model": {"uri": "/m", "golden": secret}},
+        {"inputs": {"x": {"text": "t", "tokenizer": secret}}},
+        {"inputs": {"x": category}},
+        {"outputs": {"y": {"output": "y", "then": ["argmax", {"labels": secret}]}}},
+        {"sink": {**sink, "location": secret}},
+        {"sink": {**sink, "location": "/out", "options": {"url": secret}}},
+        {"quarantine": {"location": secret}},
+        {"ledger": secret},
+        {"source": secret},
+        {"model": [secret]},
+        {"scan": secret},
     ]
 
 
 @pytest.mark.parametrize("uri", URIS)
 def test_a_uri_with_a_credential_is_refused_everywhere_and_not_repeated(uri: str) -> None:
-    for document in places(uri):
+    for changes in places(uri):
         with pytest.raises(SpecError) as caught:
-            load_pipeline(document)
+            load(**changes)
         assert "SPS-SPEC-" in str(caught.value)
-        assert not re.search(r"ca/na|AKIA", f"{caught.value!s} {caught.value!r} {caught.value.context}"), document
+        assert not re.search(r"ca/na|AKIA", f"{caught.value!s} {caught.value!r} {caught.value.context}"), changes
 
 
 @pytest.mark.parametrize("uri", URIS)
@@ -97,11 +85,10 @@ def test_a_model_uri_with_a_credential_is_refused_without_a_pipeline_too(uri: st
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("key", ["source", "sink"])
 def test_an_option_whose_name_means_a_secret_is_refused_and_its_value_not_repeated(key: str, name: str) -> None:
-    document = base()
-    document[key] = {**document[key], "options": {name: CANARY}}
-    for changed in (document, {**document, key: [document[key]]}):  # the second is no mapping: what it is is shown
+    entry = {"format": "delta", "location": "/t", "options": {name: CANARY}}
+    for changed in (entry, [entry]):  # the second is no mapping: what it is is shown
         with pytest.raises(SpecError) as caught:
-            load_pipeline(changed)
+            load(**{key: changed})
         assert CANARY not in f"{caught.value!s} {caught.value.context}"
 
 
@@ -121,10 +108,10 @@ def test_an_option_whose_name_means_a_secret_is_refused_and_its_value_not_repeat
 )
 def test_a_harmless_uri_is_no_secret(harmless: str) -> None:
     assert not carries_secret(harmless)
-    assert load_pipeline(base(model={"uri": harmless})).model.uri == harmless
+    assert load(model={"uri": harmless}).model.uri == harmless
 
 
 def test_harmless_options_and_mappings_are_no_secret() -> None:
     options = {"sasl.mechanism": "PLAIN", "nullValue": "NA", "header": "true", "multiLine": "true", "bypass": "no"}
-    assert load_pipeline(base(sink={"format": "delta", "location": "/out", "options": options})).sink.options == options
+    assert load(sink={"format": "delta", "location": "/out", "options": options}).sink.options == options
     assert not carries_secret({"text": "t", "tokenizer": "t.json", "max_tokens": 5})
