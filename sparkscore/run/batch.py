@@ -59,7 +59,7 @@ Progress = Callable[[int, int, int, int | None, int], None]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _MAX_COMMIT_TRIES = 3
-_PROOF_EVERY_S = 15.0  # a proof takes half a second of a busy driver (docs/decisions/0005)
+_PROOF_EVERY_S = 30.0  # a proof takes a second of a busy driver (docs/decisions/0005)
 
 
 def run_batch(

@@ -12,7 +12,7 @@ from sparkscore.errors import error
 from sparkscore.ledger.plans import Plan, Unit
 from sparkscore.ledger.store import Store
 from sparkscore.run.budget import Totals
-from sparkscore.spark.commit import Commit, Committed, commits_of, count_rows, count_units
+from sparkscore.spark.commit import Commit, Committed, commits_of, count_rows, count_units, own_commit
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -48,7 +48,7 @@ class UnitProof:
 
 
 def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit) -> Commit | None:
-    """Find the one commit of a unit, None when there is none.
+    """Find the one commit of a unit, None when there is none; what this session committed last is looked at first.
 
     Raises
     ------
@@ -56,6 +56,9 @@ def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit) -> 
         `SPS-TXN-SKIPPED` when Delta skipped the write because the run's transactions are past the unit, or when
         the commit under the unit's number holds other files.
     """
+    own = own_commit(spark, location, run_id)
+    if own is not None and (own.unit_seq, own.unit_id) == (unit.seq, unit.unit_id):
+        return own
     commits = commits_of(spark, location, run_id, _RECENT) or commits_of(spark, location, run_id)
     found = [c for c in commits if c.unit_seq == unit.seq]
     if not found and any(c.unit_seq > unit.seq for c in commits):

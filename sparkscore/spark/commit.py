@@ -1,7 +1,7 @@
 """One Delta commit a unit, and the proof of it: who committed which unit, and what the committed rows say.
 
-Public means only: DataFrame writer and reader options, and DESCRIBE HISTORY. Rows are counted from committed files,
-never from accumulators or `observe()`, which count attempts.
+Public means only: DataFrame writer and reader options, DESCRIBE HISTORY, and the open protocol's log entries. Rows are
+counted from committed files, never from accumulators or `observe()`, which count attempts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spark.carriers import TASK_COL
-from sparkscore.spark.delta_log import delta_path, history
+from sparkscore.spark.delta_log import commit_info, delta_path, history
 from sparkscore.spark.schemas import arrow_schema
 from sparkscore.spec.scoring import ERR_COL, POINTER_COL
 from sparkscore.tables import ERR, SS
@@ -35,6 +35,7 @@ __all__ = [
     "count_rows",
     "count_units",
     "discard",
+    "own_commit",
     "ss_sql",
     "with_ss",
     "write_unit",
@@ -142,12 +143,26 @@ def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sh
 
 def commits_of(spark: SparkSession, location: str, run_id: str, limit: int | None = None) -> list[Commit]:
     """List the commits of a run among the newest `limit` commits of the sink (all by default), by unit."""
-    found = []
-    for row in history(spark, location, limit):
-        metadata = _metadata(row.userMetadata)
-        if metadata.get("run_id") == run_id and "unit_seq" in metadata:
-            found.append(Commit(row.version, metadata["unit_seq"], metadata["unit_id"], metadata["attempt"]))
-    return sorted(found, key=lambda c: (c.unit_seq, c.version))
+    entries = (_of_run(run_id, row.version, row.userMetadata) for row in history(spark, location, limit))
+    return sorted((c for c in entries if c is not None), key=lambda c: (c.unit_seq, c.version))
+
+
+def own_commit(spark: SparkSession, location: str, run_id: str) -> Commit | None:
+    """Give the commit of a run that this session made last, as the sink's log holds it now.
+
+    None when the session's last commit was another's, or when its entry in the log is not where the open protocol has
+    it; `commits_of` tells then. It costs a small file, where a history costs two Spark jobs.
+    """
+    version = spark.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
+    info = commit_info(location, int(version)) if version else {}
+    return _of_run(run_id, int(version), info.get("userMetadata")) if version else None
+
+
+def _of_run(run_id: str, version: int, user_metadata: str | None) -> Commit | None:
+    metadata = _metadata(user_metadata)
+    if metadata.get("run_id") != run_id or "unit_seq" not in metadata:
+        return None
+    return Commit(version, metadata["unit_seq"], metadata["unit_id"], metadata["attempt"])
 
 
 def count_units(spark: SparkSession, location: str, run_id: str, unit_ids: Sequence[str]) -> dict[str, Committed]:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import files
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["delta_path", "history", "newest_version", "plain_refusal", "version_at"]
+__all__ = ["commit_info", "delta_path", "history", "newest_version", "plain_refusal", "version_at"]
 
 # Reader features under which the data files still hold exactly the table's rows and names.
 _HARMLESS = frozenset({"timestampNtz", "vacuumProtocolCheck", "v2Checkpoint"})
@@ -51,6 +51,16 @@ def history(spark: SparkSession, location: str, limit: int | None = None) -> lis
                 "spark.sql.catalog.spark_catalog, as README.md shows for spark-submit.",
             ) from cause
         raise
+
+
+def commit_info(location: str, version: int) -> dict[str, Any]:
+    """Give the `commitInfo` of a version's entry in the log; empty where the entry cannot be read."""
+    try:
+        entry = files.read_bytes(f"{location.rstrip('/')}/_delta_log/{version:020d}.json")
+        actions = [json.loads(line) for line in entry.splitlines()]
+    except (FileNotFoundError, ValueError, SparkscoreError):
+        return {}
+    return next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
 
 
 def newest_version(spark: SparkSession, location: str) -> int | None:

@@ -44,6 +44,7 @@ _CONF = {
     "spark.sql.session.timeZone": "UTC",
 }
 # A batch asks for throughput, not for short pauses; Spark's classes alone outgrow the room that Java first gives them.
+_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _LOCAL_JAVA = "-XX:MetaspaceSize=256m -XX:+UseParallelGC"
 
 
@@ -90,16 +91,17 @@ def local_session(master: str | None = None, conf: dict[str, str] | None = None)
         "spark.sql.warehouse.dir": str(cache_root() / "warehouse"),  # Spark's default litters the current folder
         "spark.jars": ",".join(str(jar) for jar in jars.ensure()),
         "spark.master": master or f"local[{os.cpu_count() or 2},4]",
-        **_java_options(),
         **(conf or {}),
     }
+    settings[_JAVA_OPTIONS] = _java_options(settings.get(_JAVA_OPTIONS, ""))
     return _session({key: value for key, value in settings.items() if value})
 
 
-def _java_options() -> dict[str, str]:
-    """Give the JVM's options; none where the environment chooses a collector, since a JVM refuses a second one."""
-    chosen = (os.environ.get(name, "") for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS"))
-    return {} if any("GC" in options for options in chosen) else {"spark.driver.extraJavaOptions": _LOCAL_JAVA}
+def _java_options(given: str) -> str:
+    """Put ours before the given ones of the JVM, unless a collector is chosen: a JVM refuses a second one."""
+    names = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
+    chosen = any("GC" in options for options in (given, *(os.environ.get(name, "") for name in names)))
+    return given if chosen else f"{_LOCAL_JAVA} {given}".strip()
 
 
 def _session(settings: dict[str, str]) -> SparkSession:

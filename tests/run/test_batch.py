@@ -140,6 +140,15 @@ def test_units_that_wait_for_their_proof_are_recorded_when_a_later_one_fails(
     assert units == ["COMMITTED", "COMMITTED", "COMMITTED", "FAILED"]
 
 
+def test_commits_are_found_in_the_history_where_their_entries_do_not_answer(
+    spark, pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparkscore.run.proof.own_commit", lambda *_: None)
+    write_rows(tmp_path / "in", 24_000, 2)
+    run = pipeline().run(spark, run_id="r1")
+    assert [unit.committed_version for unit in run.units().collect()] == list(range(run.summary().units))
+
+
 def test_filtered_rows_are_counted_by_step(spark, pipeline, tmp_path: Path) -> None:
     write_rows(tmp_path / "in", 10_000, 2)
     prepare = [{"where": "id >= 1000"}, {"with": {"a": "a + 1"}}, {"where": "id % 2 = 0"}]

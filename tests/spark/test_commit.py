@@ -1,12 +1,15 @@
-"""The `_ss` struct: a good row's constant and a bad row's own struct have the same fields and the same constants."""
+"""Commits of units: the `_ss` struct of their rows, and the entry of Delta's log by which one is found again."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sparkscore.spark.commit import with_ss
+from sparkscore.spark.commit import Commit, commits_of, own_commit, with_ss, write_unit
 from sparkscore.tables import ERR, SS
 
 pytestmark = pytest.mark.spark
@@ -46,3 +49,37 @@ def test_every_row_has_the_constants_whatever_stands_in_a_text(rows) -> None:
 def test_status_error_and_task_id_are_the_rows_own(rows) -> None:
     own = [(r["_ss"]["status"], r["_ss"]["error_code"], r["_ss"]["task_attempt_id"]) for r in rows]
     assert own == [("ok", None, None), ("ok", None, 17), ("error", "SPS-ROW-NULL", None)]
+
+
+@pytest.fixture
+def committed(spark, tmp_path: Path) -> Path:
+    """A sink with one commit of the run r1."""
+    sink = SimpleNamespace(location=str(tmp_path / "sink"), options={}, partition_by=[])
+    write_unit(spark.range(3), sink, Commit(-1, 0, "u0", 2), "r1", "p0")
+    return tmp_path / "sink"
+
+
+def test_the_commit_of_this_session_is_found_in_its_entry_as_in_the_history(spark, committed: Path) -> None:
+    assert own_commit(spark, str(committed), "r1") == Commit(0, 0, "u0", 2)
+    assert commits_of(spark, str(committed), "r1") == [Commit(0, 0, "u0", 2)]
+
+
+def test_an_entry_that_is_not_ours_any_more_is_no_answer(spark, committed: Path) -> None:
+    assert own_commit(spark, str(committed), "r2") is None
+    entry = committed / "_delta_log" / f"{0:020d}.json"
+    lines = [json.loads(line) for line in entry.read_text().splitlines()]
+    for line in lines:
+        line.get("commitInfo", {})["userMetadata"] = json.dumps({"run_id": "r9", "unit_seq": 0})
+    entry.write_text("\n".join(json.dumps(line) for line in lines))
+    assert own_commit(spark, str(committed), "r1") is None
+    entry.write_text('{"commitInfo": {"userMeta')
+    assert own_commit(spark, str(committed), "r1") is None
+    entry.unlink()
+    assert own_commit(spark, str(committed), "r1") is None
+
+
+def test_a_later_commit_of_the_session_to_another_table_is_no_answer(spark, committed: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        spark.range(1).write.format("delta").mode("append").save(str(tmp_path / "other"))
+    assert own_commit(spark, str(committed), "r1") is None
+    assert own_commit(spark, "gs://no-store-that-python-reads/x", "r1") is None
