@@ -167,7 +167,7 @@ CODES: dict[str, Code] = {
     "SPS-DATA-DRIFT": Code(_R, Exit.DATA, "an input file that changed after the plan"),
     "SPS-DATA-COLUMN": Code(_R, Exit.DATA, "a needed column absent from, or of another type in, a file"),
     "SPS-PREPARE": Code(_R, Exit.DATA, "a prepare expression that raised"),
-    "SPS-LEDGER-GAP": Code(_R, Exit.DATA, "committed units that are not a prefix of the plan"),
+    "SPS-LEDGER-GAP": Code(_R, Exit.DATA, "committed units that are not what the ledger says"),
     "SPS-TXN-SKIPPED": Code(_R, Exit.DATA, "a commit that Delta skipped as already done"),
     # -- the place, while scoring ----------------------------------------------------------------------
     "SPS-CLUSTER-WORKER": Code(_C, Exit.INFRASTRUCTURE, "a worker or executor died"),

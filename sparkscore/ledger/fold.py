@@ -13,7 +13,7 @@ from sparkscore.ledger.plans import Plan, read_plan
 from sparkscore.ledger.store import Store
 from sparkscore.tables import RUNS, UNITS
 
-__all__ = ["filtered_by_name", "quarantine_of", "run_ids", "run_rows", "state_of", "unit_rows"]
+__all__ = ["committed", "filtered_by_name", "quarantine_of", "run_ids", "run_rows", "state_of", "unit_rows"]
 
 _STATES = {"run_closed": "SUCCEEDED", "run_failed": "FAILED", "run_stopped": "STOPPED", "run_fenced": "FENCED"}
 _COMMITTED = ("unit_committed", "unit_reused")
@@ -36,6 +36,20 @@ def state_of(events: Iterable[dict[str, Any]]) -> str:
     return state
 
 
+def committed(events: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Give, by unit, the first event that says it is committed: a resume only repeats what is known.
+
+    A commit that was lost to another writer does not stand; the one that was made in its place does.
+    """
+    standing: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if event["event"] == "commit_lost":
+            standing.pop(event["unit_seq"], None)
+        elif event["event"] in _COMMITTED:
+            standing.setdefault(event["unit_seq"], event)
+    return standing
+
+
 def quarantine_of(events: Iterable[dict[str, Any]], plan: Plan) -> str:
     """Give the place of a run's bad rows: the newest attempt's, since each fold merges the whole run's there."""
     places = [event["quarantine"] for event in events if "quarantine" in event]
@@ -47,12 +61,9 @@ def unit_rows(store: Store, run_id: str) -> list[dict[str, Any]]:
     plan = read_plan(store, run_id)
     if plan is None:
         return []
-    last: dict[int, dict[str, Any]] = {}
-    for event in read_events(store, run_id):
-        if event["event"] == "unit_failed":
-            last.setdefault(event["unit_seq"], event)
-        elif event["event"] in _COMMITTED and last.get(event["unit_seq"], {}).get("event") not in _COMMITTED:
-            last[event["unit_seq"]] = event
+    events = read_events(store, run_id)
+    failed = {event["unit_seq"]: event for event in reversed(events) if event["event"] == "unit_failed"}
+    last = failed | committed(events)
     return [_unit_row(plan, unit.seq, last.get(unit.seq)) for unit in plan.units]
 
 
@@ -140,9 +151,8 @@ def _planned_facts(plan: Plan) -> dict[str, Any]:
 
 
 def _counts(plan: Plan, own: list[dict[str, Any]], upto: list[dict[str, Any]]) -> dict[str, Any]:
-    # A unit counts once, by the first event that says it is committed: a resume only repeats what is known.
-    units = {e["unit_seq"]: e for e in reversed(upto) if e["event"] in _COMMITTED}
-    mine = [e for e in own if e["event"] == "unit_committed"]
+    units = committed(upto)
+    mine = [e for e in own if e["event"] == "unit_committed" and units.get(e["unit_seq"]) is e]
     wall_s = sum(e["wall_ms"] for e in mine) / 1000
     rows = sum(e["ok_rows"] + e["quarantined_rows"] for e in mine)
     return {

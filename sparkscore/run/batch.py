@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -26,20 +26,19 @@ from sparkscore.run.golden import golden_rows
 from sparkscore.run.planning import Bound, assert_same, bound, make_plan, quarantine_location, restore
 from sparkscore.run.proof import (
     UnitProof,
-    assert_complete,
     assert_held,
     find_commit,
-    gap,
     prove,
     receipted,
     recorded_proofs,
+    standing,
 )
 from sparkscore.run.result import Run
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.carriers import TASK_COL, UnitContext, UnitTask
-from sparkscore.spark.commit import Commit, commits_of, unit_constants, with_ss, write_unit
+from sparkscore.spark.commit import Commit, unit_constants, with_ss, write_unit
 from sparkscore.spark.failures import from_spark, mapped
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sessions import hand_out, interruptible, is_over
@@ -166,16 +165,14 @@ class _Attempt:
         self._proved_at = time.monotonic()
         self.fail_on_quarantine = False
         self._scoring: int | None = None  # the unit at hand
+        self._lost: dict[int, int] = {}  # units to be made again -> the version at which they were lost
 
     def run(self, progress: Progress) -> Run:
         """Go through the units, and record how it ended, whatever ended it."""
         try:
             self._open()
             self._resume()
-            for unit in self.plan.units:
-                if unit.seq not in self.proofs:
-                    self._score(unit)
-                self._report(progress)
+            self._score_all(progress)
             self._close()
         except Exception as cause:  # boundary: closing a run
             ended = self._ended(cause)
@@ -205,30 +202,45 @@ class _Attempt:
             hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
 
     def _resume(self) -> None:
-        """Take the units that earlier attempts committed; they must be the first ones of the plan.
+        """Take the units that earlier attempts committed.
 
         What an earlier attempt recorded of a unit is taken as it is; a unit that was committed and not recorded,
         because its driver died in between, is proved now.
         """
         recorded = recorded_proofs(read_events(self.store, self.plan.run_id))
-        commits = commits_of(self.spark, self.sink, self.plan.run_id)
-        if [c.unit_seq for c in commits] != list(range(len(commits))):
-            raise gap(
-                "the first units of the plan, once each", f"units {[c.unit_seq for c in commits]}", self.plan.run_id
-            )
         unrecorded = []
-        for commit in commits:
-            unit = self.plan.units[commit.unit_seq]
-            if commit.unit_id != unit.unit_id:
-                raise gap(f"unit {unit.seq} as planned", "other files under its number", self.plan.run_id)
-            known = recorded.get(unit.seq)
+        for seq, commit in sorted(self._standing(recorded).items()):
+            known = recorded.get(seq)
             if known is not None and known.commit == commit:
-                self.proofs[unit.seq] = known
+                self.proofs[seq] = known
             else:
                 unrecorded.append(commit)
         for proof in prove(self.spark, self.plan, unrecorded, self.store) if unrecorded else ():
             self._record("unit_reused", proof, 0)
         assert_held(self.spark, self.sink, self.plan, self.proofs)
+
+    def _standing(self, proofs: Mapping[int, UnitProof]) -> dict[int, Commit]:
+        """Give the commits that stand, by unit; those that another writer overwrote are recorded, to be made again."""
+        known = {seq: proof.commit for seq, proof in proofs.items()}
+        there, lost = standing(self.spark, self.sink, self.plan, known)
+        for seq in lost:
+            self._lost[seq] = known[seq].version if seq in known else 0
+            self.events.write("commit_lost", unit_seq=seq)
+        return there
+
+    def _score_all(self, progress: Progress) -> None:
+        """Score the units that are not done, and once more those whose commits were lost meanwhile."""
+        for _ in range(_MAX_COMMIT_TRIES):
+            for unit in self.plan.units:
+                if unit.seq not in self.proofs:
+                    self._score(unit)
+                self._report(progress)
+            self._prove()
+            there = self._standing(self.proofs)
+            self.proofs = {seq: proof for seq, proof in self.proofs.items() if seq in there}
+            if len(self.proofs) == len(self.plan.units):
+                return
+        raise self._overwritten(min(self._lost))
 
     def _score(self, unit: Unit) -> None:
         """Score and commit one unit, judge the budget, and prove what is committed when a proof is due.
@@ -268,19 +280,22 @@ class _Attempt:
             self.claim.assert_mine()
             self._assert_unchanged(unit)
             self._write(unit)
-            commit = find_commit(self.spark, self.sink, self.plan.run_id, unit)
+            commit = find_commit(self.spark, self.sink, self.plan.run_id, unit, again=unit.seq in self._lost)
             if commit is not None:
                 return commit
             self.events.write("commit_lost", unit_seq=unit.seq)
-        raise error(
+        raise self._overwritten(unit.seq)
+
+    def _overwritten(self, seq: int) -> SparkscoreError:
+        return error(
             "SPS-CLUSTER-CONFLICT",
-            f"Expected the commit of unit {unit.seq} to stay. Got it overwritten {_MAX_COMMIT_TRIES} times.",
+            f"Expected the commit of unit {seq} to stay. Got it overwritten {_MAX_COMMIT_TRIES} times.",
             "Let one driver at a time write this sink, or give it a store with atomic puts.",
             run=self.plan.run_id,
         )
 
     def _write(self, unit: Unit) -> None:
-        commit = Commit(-1, unit.seq, unit.unit_id, self.claim.attempt)
+        commit = Commit(self._lost.get(unit.seq, -1), unit.seq, unit.unit_id, self.claim.attempt)
         expressions = dict(self.pipeline.expressions())
         try:
             with mapped(self.spark, expressions, run=self.plan.run_id, unit=unit.seq), interruptible(self.spark):
@@ -326,7 +341,7 @@ class _Attempt:
 
     def _close(self) -> None:
         totals, on_error = self._totals(), self.pipeline.on_error
-        assert_complete(self.spark, self.sink, self.plan, self.proofs)
+        assert_held(self.spark, self.sink, self.plan, self.proofs)
         rows_in = sum(p.in_rows for p in self.proofs.values())
         if rows_in == 0 and not on_error.allow_empty:
             raise error(

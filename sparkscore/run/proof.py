@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import error
+from sparkscore.ledger.fold import committed
 from sparkscore.ledger.plans import Plan, Unit
 from sparkscore.ledger.store import Store
 from sparkscore.run.budget import Totals
 from sparkscore.spark.commit import Commit, Committed, commits_of, count_rows, count_units, own_commit
+from sparkscore.spark.delta_log import history
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["UnitProof", "assert_complete", "assert_held", "find_commit", "gap", "prove", "receipted", "recorded_proofs"]
+__all__ = ["UnitProof", "assert_held", "find_commit", "gap", "prove", "receipted", "recorded_proofs", "standing"]
 
 _RECENT = 20  # commits of other writers that may lie on top of ours before the whole history is read
 
@@ -47,8 +49,10 @@ class UnitProof:
         return Totals(self.ok_rows, self.bad_rows, sum(self.filtered_rows.values()))
 
 
-def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit) -> Commit | None:
+def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit, *, again: bool = False) -> Commit | None:
     """Find the one commit of a unit, None when there is none; what this session committed last is looked at first.
+
+    `again` says that the unit is made again, below commits of later units.
 
     Raises
     ------
@@ -61,7 +65,7 @@ def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit) -> 
         return own
     commits = commits_of(spark, location, run_id, _RECENT) or commits_of(spark, location, run_id)
     found = [c for c in commits if c.unit_seq == unit.seq]
-    if not found and any(c.unit_seq > unit.seq for c in commits):
+    if not found and not again and any(c.unit_seq > unit.seq for c in commits):
         newest = max(c.unit_seq for c in commits)
         raise _skipped(f"unit {unit.seq} to be committed", f"none, and unit {newest} is", run_id)
     if len(found) > 1:
@@ -137,24 +141,35 @@ def _proof(plan: Plan, commit: Commit, committed: Committed, store: Store) -> Un
     return proof
 
 
-def assert_complete(spark: SparkSession, location: str, plan: Plan, proofs: Mapping[int, UnitProof]) -> None:
-    """Prove that the sink still holds exactly one commit of each unit, at the version that was recorded, and its rows.
+def standing(
+    spark: SparkSession, location: str, plan: Plan, known: Mapping[int, Commit]
+) -> tuple[dict[int, Commit], list[int]]:
+    """Tell which units the sink's log holds, and which it has lost to another writer: of those that are known to be
+    committed, and of those below the highest that is there.
+
+    A known commit that is older than the log reaches was cleaned away, not lost; its rows are counted in any case.
 
     Raises
     ------
     RecordError
-        `SPS-LEDGER-GAP` when one is missing, twice there, or at another version.
+        `SPS-LEDGER-GAP` when a unit is there twice, at another version than is known, with other files under its
+        number, or when the log does not reach back far enough to tell.
     """
-    if not plan.units:
-        return
-    found: dict[int, list[int]] = {}
+    there: dict[int, Commit] = {}
     for commit in commits_of(spark, location, plan.run_id):
-        found.setdefault(commit.unit_seq, []).append(commit.version)
-    for unit in plan.units:
-        version = proofs[unit.seq].commit.version if unit.seq in proofs else None
-        if found.get(unit.seq) != [version]:
-            raise gap(f"unit {unit.seq} at version {version}", f"{found.get(unit.seq) or 'no commit'}", plan.run_id)
-    assert_held(spark, location, plan, proofs)
+        planned = plan.units[commit.unit_seq : commit.unit_seq + 1]
+        if [unit.unit_id for unit in planned] != [commit.unit_id]:
+            raise gap(f"unit {commit.unit_seq} as planned", "other files under its number", plan.run_id)
+        if there.setdefault(commit.unit_seq, commit) is not commit:
+            raise gap(f"one commit of unit {commit.unit_seq}", "two", plan.run_id)
+    absent = [seq for seq in range(max([*there, *known], default=-1) + 1) if seq not in there]
+    oldest = min((row.version for row in history(spark, location)), default=0) if absent else 0
+    for seq in absent:
+        if seq not in known and oldest > 0:
+            raise gap(f"unit {seq}, which later units stand on", f"a log that begins at version {oldest}", plan.run_id)
+        if seq in known and known[seq].version < oldest:
+            there[seq] = known[seq]
+    return there, [seq for seq in absent if seq not in there]
 
 
 def assert_held(spark: SparkSession, location: str, plan: Plan, proofs: Mapping[int, UnitProof]) -> None:
@@ -177,13 +192,12 @@ def recorded_proofs(events: Iterable[dict[str, Any]]) -> dict[int, UnitProof]:
     """Take back, from a run's events, the proofs of the units that its attempts recorded as committed."""
     found = {}
     names = {f.name for f in fields(UnitProof)}
-    for event in events:
-        if event["event"] in ("unit_committed", "unit_reused"):
-            commit = Commit(event["committed_version"], event["unit_seq"], event["unit_id"], event["commit_attempt"])
-            facts = {k: v for k, v in event.items() if k in names}
-            facts["output_files"] = tuple((path, size) for path, size in event["output_files"])
-            facts["filtered_rows"] = {int(step): rows for step, rows in event["filtered_rows"].items()}
-            found[commit.unit_seq] = UnitProof(commit=commit, bad_rows=event["quarantined_rows"], **facts)
+    for seq, event in committed(events).items():
+        commit = Commit(event["committed_version"], seq, event["unit_id"], event["commit_attempt"])
+        facts = {k: v for k, v in event.items() if k in names}
+        facts["output_files"] = tuple((path, size) for path, size in event["output_files"])
+        facts["filtered_rows"] = {int(step): rows for step, rows in event["filtered_rows"].items()}
+        found[seq] = UnitProof(commit=commit, bad_rows=event["quarantined_rows"], **facts)
     return found
 
 

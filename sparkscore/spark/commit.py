@@ -48,7 +48,7 @@ _DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}\.c\d{3}\.")
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit of a unit, from the sink's own history."""
+    """A commit of a unit, from the sink's own history; in one that is to be made, `version` is the lost one's or -1."""
 
     version: int
     unit_seq: int
@@ -119,8 +119,11 @@ def _struct(values: Mapping[str, str]) -> str:
 def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sha256: str) -> None:
     """Append a unit's rows in one commit that also carries its progress.
 
-    Delta skips the write silently when the unit is already committed; the caller proves which of the two it was.
+    Delta skips the write silently when the unit is already committed; the caller proves which of the two it was. A
+    unit whose commit was lost under later ones is below the run's transaction, so it has one of its own, by the version
+    that was lost: of two drivers that make it again, Delta still takes one.
     """
+    lost = commit.version >= 0
     metadata = {
         "run_id": run_id,
         "unit_seq": commit.unit_seq,
@@ -132,8 +135,8 @@ def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sh
         frame.write.format("delta")
         .mode("append")
         .options(**sink.options)
-        .option("txnAppId", app_id(run_id))
-        .option("txnVersion", str(commit.unit_seq))
+        .option("txnAppId", f"{app_id(run_id)}/again/{commit.unit_seq}" if lost else app_id(run_id))
+        .option("txnVersion", str(commit.version if lost else commit.unit_seq))
         .option("userMetadata", json.dumps(metadata))
     )
     if sink.partition_by:
