@@ -190,6 +190,6 @@ def _assert_on_disk(pipeline: Any) -> None:
 
 def _balance_basis(pipeline: Any, snapshot: Snapshot) -> str:
     """Say what the planned number of rows rests on."""
-    if pipeline.source.where is not None or snapshot.format in ("csv", "json"):
+    if pipeline.source.where is not None or snapshot.format in ("csv", "json", "text"):
         return "receipt"
-    return "count" if snapshot.route == "delta" else "footer"
+    return "count" if snapshot.route == "delta" or snapshot.format == "binaryFile" else "footer"

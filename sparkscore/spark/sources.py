@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot", "pin_source", "read_files", "restore_snapshot"]
 
-_LINES = ("csv", "json")
+_MAY_BE_MALFORMED = ("csv", "json")  # read with a column of ours for the lines that are
+_WITH_ROW_INDEX = ("parquet", "delta")  # of the others Spark tells where a row's part of the file starts
 # Parquet pages carry CRCs that readers do not check unless asked: 29 of 60 single-bit flips changed the answer.
 _PARQUET_OPTIONS = {"parquet.page.verify-checksum.enabled": "true"}
 # Without them a reader follows the session's settings of these names, under which bad files lose their rows silently.
@@ -129,9 +130,9 @@ def _load(spark: SparkSession, snapshot: Snapshot, base: str, planned: list[str]
 def _with_addresses(frame: DataFrame, snapshot: Snapshot) -> DataFrame:
     metadata = frame.metadataColumn("_metadata")
     second = (
-        metadata.getField("file_block_start").alias(BLOCK_COL)
-        if snapshot.format in _LINES
-        else metadata.getField("row_index").alias(ROW_COL)
+        metadata.getField("row_index").alias(ROW_COL)
+        if snapshot.format in _WITH_ROW_INDEX
+        else metadata.getField("file_block_start").alias(BLOCK_COL)
     )
     addressed = frame.select("*", metadata.getField("file_path").alias(FILE_COL), second)
     helpers = [h for h in HELPER_COLS if h in addressed.columns]
@@ -182,10 +183,10 @@ def _reader(spark: SparkSession, snapshot: Snapshot) -> Any:
 
     schema = StructType(list(snapshot.struct.fields))
     reader = spark.read.format("parquet" if snapshot.format == "delta" else snapshot.format)
-    if snapshot.format in _LINES:
+    if snapshot.format in _MAY_BE_MALFORMED:
         schema.add(CORRUPT_COL, StringType())
         reader = reader.option("columnNameOfCorruptRecord", CORRUPT_COL).option("mode", "PERMISSIVE")
-    else:
+    elif snapshot.format in _WITH_ROW_INDEX:
         reader = reader.options(**_PARQUET_OPTIONS)
     return reader.schema(schema).options(**dict(snapshot.options), **_WHOLE_FILES)
 

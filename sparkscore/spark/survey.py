@@ -1,12 +1,12 @@
 """A look at every input file before the plan is written: its size, its time, its rows, and the columns it lacks.
 
-Parquet footers are read by the executors in one job, CSV and JSON files are only listed, and a Delta table whose
-files do not hold the whole truth is asked for its live rows per file.
+Footers of Parquet and ORC are read by the executors in one job, files of lines are only listed, a file that is a row is
+one, and a Delta table whose files do not hold the whole truth is asked for its live rows per file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ _RESULT = pa.schema(
     ]
 )
 _FILES_PER_TASK = 64
+_Columns = tuple[tuple[str, str], ...]  # names and kinds
 # Spark has no unsigned integers, and reads Parquet's as the next type that holds them all.
 _SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "decimal128(20, 0)"}
 
@@ -51,7 +52,8 @@ class Look:
 class _Footers:
     """Worker side: reads footers, and compares the needed columns with each file's own."""
 
-    def __init__(self, needed: tuple[tuple[str, str], ...], absent_is_null: bool) -> None:
+    def __init__(self, read: Callable[[Any], tuple[int, pa.Schema]], needed: _Columns, absent_is_null: bool) -> None:
+        self._read = read
         self._needed = needed
         self._absent_is_null = absent_is_null
 
@@ -63,16 +65,14 @@ class _Footers:
             yield pa.RecordBatch.from_arrays(arrays, schema=_RESULT)
 
     def _look(self, path: str) -> tuple[str, int, int, int | None, str | None, str | None]:
-        import pyarrow.parquet as pq
-
         stat = files.stat([path])[0]
         if stat is None:
             return path, 0, 0, None, "SPS-DATA-GONE", "the file is not there"
         facts = (path, stat.size_bytes, stat.mtime_ns // 1_000_000)
         filesystem, bare = files.filesystem(path)
         try:
-            with filesystem.open_input_file(bare) as source, pq.ParquetFile(source) as parquet:
-                rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+            with filesystem.open_input_file(bare) as source:
+                rows, schema = self._read(source)
         except (pa.ArrowException, OSError) as cause:
             return *facts, None, "SPS-DATA-FILE", str(cause).splitlines()[0][:200]
         problem = self._column_problem(schema)
@@ -108,14 +108,16 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     """
     if snapshot.route == "delta":
         return _live_rows(spark, snapshot)
-    if snapshot.format in ("csv", "json"):
-        return [_listed(path, stat) for path, stat in zip(paths, files.stat(paths), strict=True)]
+    if snapshot.format in ("csv", "json", "text", "binaryFile"):
+        rows = 1 if snapshot.format == "binaryFile" else None
+        return [_listed(path, stat, rows) for path, stat in zip(paths, files.stat(paths), strict=True)]
     if not paths:
         return []
     in_folders = {part.split("=", 1)[0].lower() for p in paths for part in p.split("/")[:-1] if "=" in part}
     types = {f.name: _kind(f.type) for f in arrow_schema(snapshot.struct)}
     columns = tuple((n, types[n]) for n in needed if n in types and n.lower() not in in_folders)
-    footers = _Footers(columns, absent_is_null=snapshot.format == "delta")
+    read = _orc_footer if snapshot.format == "orc" else _parquet_footer
+    footers = _Footers(read, columns, absent_is_null=snapshot.format == "delta")
     tasks = max(1, -(-len(paths) // _FILES_PER_TASK))
     frame = spark.createDataFrame([(p,) for p in paths], "path string").repartition(tasks)
     found = frame.mapInArrow(footers, spark_schema(_RESULT)).collect()
@@ -137,10 +139,24 @@ def changed_since(planned: Sequence[Look | Any]) -> str | None:
     return None
 
 
-def _listed(path: str, stat: Any) -> Look:
+def _parquet_footer(source: Any) -> tuple[int, pa.Schema]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as parquet:
+        return parquet.metadata.num_rows, parquet.schema_arrow
+
+
+def _orc_footer(source: Any) -> tuple[int, pa.Schema]:
+    from pyarrow import orc
+
+    file = orc.ORCFile(source)
+    return file.nrows, file.schema
+
+
+def _listed(path: str, stat: Any, rows: int | None) -> Look:
     if stat is None:
         raise error("SPS-DATA-GONE", f"Expected {path} to be there. Got nothing.", "Restore the file.", file=path)
-    return Look(path, stat.size_bytes, stat.mtime_ns // 1_000_000, None)
+    return Look(path, stat.size_bytes, stat.mtime_ns // 1_000_000, rows)
 
 
 def _live_rows(spark: SparkSession, snapshot: Snapshot) -> list[Look]:

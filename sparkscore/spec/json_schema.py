@@ -38,7 +38,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "scan": "how the source is read: auto or map_in_arrow",
     },
     "Source": {
-        "format": "parquet, delta, csv or json",
+        "format": "parquet, delta, orc, csv, json, text or binaryFile",
         "location": "a path or URI, or a list of them",
         "table": "not in this version",
         "schema": 'Spark DDL, such as "id bigint, amount double"; needed for csv and json',

@@ -20,8 +20,8 @@ from sparkscore.spec.fields import (
     refused,
 )
 
-_NOW = ("parquet", "delta", "csv", "json")
-_LATER = ("orc", "avro", "text", "binaryFile", "jdbc", "kafka")
+_NOW = ("parquet", "delta", "orc", "csv", "json", "text", "binaryFile")
+_LATER = ("avro", "jdbc", "kafka")
 
 # Reader options that lose rows, hide damage, or go around a key of ours. Spark reads options case-insensitively.
 _REFUSED = {
@@ -75,7 +75,7 @@ def _format(value: Any) -> Any:
 class Source(Closed):
     """The rows: a format, a place, and what of it is the input."""
 
-    format: Annotated[Literal["parquet", "delta", "csv", "json"], BeforeValidator(_format)]
+    format: Annotated[Literal["parquet", "delta", "orc", "csv", "json", "text", "binaryFile"], BeforeValidator(_format)]
     location: Annotated[tuple[Place, ...] | None, BeforeValidator(_list), Field(min_length=1)] = None
     table: Later = None
     schema_: Annotated[Text | None, Field(alias="schema")] = None

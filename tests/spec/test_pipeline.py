@@ -396,7 +396,7 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
         ({"limits": {"hours": 1}}, "limits"),
         ({"scan": "fused"}, "scan"),
         ({"source": source(format="kafka")}, "source.format"),
-        ({"source": source(format="orc")}, "source.format"),
+        ({"source": source(format="avro")}, "source.format"),
         ({"source": source(format="com.example.other")}, "source.format"),
         ({"source": {"format": "delta", "table": "a.b"}}, "source.table"),
         ({"source": source(credentials={"key": "env:KEY"})}, "source.credentials"),
