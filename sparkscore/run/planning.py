@@ -79,7 +79,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
     pipeline, snapshot = job.pipeline, job.snapshot
     schema = sink_schema(spark, job)
     _assert_partitions(pipeline.sink.partition_by, schema)
-    check_sink(spark, pipeline.sink.location, schema)
+    check_sink(spark, pipeline.sink.location, schema, pipeline.sink.partition_by)
     looks = survey(spark, snapshot, job.paths, needed_columns(snapshot, pipeline, job.scoring))
     units = pack(looks, _MAX_FILTERED_UNITS if snapshot.route == "delta" else MAX_UNITS)
     if not units and not pipeline.on_error.allow_empty:

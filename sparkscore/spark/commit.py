@@ -207,13 +207,13 @@ def count_rows(spark: SparkSession, location: str, run_id: str) -> dict[int, int
     }
 
 
-def check_sink(spark: SparkSession, location: str, expected: pa.Schema) -> None:
+def check_sink(spark: SparkSession, location: str, expected: pa.Schema, partition_by: Sequence[str] = ()) -> None:
     """Refuse a sink that cannot take the run's rows, or whose transactions expire, before anything is scored.
 
     Raises
     ------
     SpecError
-        `SPS-SPEC-SINK` when a column is missing there or has another type.
+        `SPS-SPEC-SINK` when a column is missing there or has another type, or the table is partitioned otherwise.
     ClusterError
         `SPS-ENV-SINK` when the table forgets transactions, which exactly-once writes rest on.
     """
@@ -230,7 +230,16 @@ def check_sink(spark: SparkSession, location: str, expected: pa.Schema) -> None:
                 f"Got {'no such column' if found is None else _short(found)}; it has {', '.join(there)}.",
                 "Give sink.location a new table, or name the outputs and kept columns as the table has them.",
             )
-    detail = spark.sql(f"DESCRIBE DETAIL {delta_path(location)}").select("properties").collect()
+    detail = spark.sql(f"DESCRIBE DETAIL {delta_path(location)}").select("properties", "partitionColumns").collect()
+    found = list(detail[0].partitionColumns)
+    if partition_by and [n.lower() for n in partition_by] != [n.lower() for n in found]:
+        raise error(
+            "SPS-SPEC-SINK",
+            f"Expected the sink {location} to be partitioned by {', '.join(partition_by)}. Got a table that is "
+            f"{'partitioned by ' + ', '.join(found) if found else 'not partitioned'}.",
+            "Take sink.partition_by out: a table that is there keeps its own; or give sink.location a new table.",
+            where="sink.partition_by",
+        )
     if "delta.setTransactionRetentionDuration" in (detail[0].properties or {}):
         raise error(
             "SPS-ENV-SINK",

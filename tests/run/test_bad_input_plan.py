@@ -202,8 +202,11 @@ def test_a_partition_column_that_the_sink_will_not_have_is_refused(spark, refusa
         pipeline(sink=sink).check(spark)
 
 
-def test_a_partition_column_is_found_whatever_its_case(spark, pipeline, tmp_path: Path) -> None:
+def test_a_partition_column_is_found_whatever_its_case(spark, pipeline, refusal, tmp_path: Path) -> None:
     write_rows(tmp_path / "in", 10, 1)
     sink = {"format": "delta", "location": str(tmp_path / "out"), "partition_by": ["B"]}
-    pipeline(sink=sink, keep=["id", "b"]).run(spark, run_id="r1")
-    assert delta_rows(tmp_path / "out").num_rows == 10
+    pipeline(sink=sink, keep=["id", "b"]).run(spark, run_id="r0")
+    pipeline(sink=sink | {"partition_by": ["b"]}, keep=["id", "b"]).run(spark, run_id="r2")
+    assert delta_rows(tmp_path / "out").num_rows == 20
+    found = refusal("SPS-SPEC-SINK", 2, sink=sink | {"partition_by": ["id"]}, keep=["id", "b"])
+    assert "partitioned by b" in found.message
