@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import pickle
@@ -31,7 +32,7 @@ _LAST_WORDS_S = 5.0  # between the end of a child's pipes and its own
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP")
 _MEMORY_TYPES = ("MemoryError", "_ArrayMemoryError")
 _FULL_FRACTION = 0.9  # of the memory limit: more than it was used by a child that ran out of memory
-
+_PIPE_BYTES = 1024**2  # what Linux grants any user; a call of 700 KB takes 1.6 ms more than unguarded, not 2.0
 Result = TypeVar("Result")
 
 
@@ -215,6 +216,9 @@ class _Child:
         self._oom_kills = oom_kills()
         request_fd, requests_fd = os.pipe()
         replies_fd, reply_fd = os.pipe()
+        for fd in (requests_fd, replies_fd):
+            with suppress(OSError, AttributeError):  # not granted, or no Linux: then it stays at 64 KiB
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         command = [sys.executable, "-P", "-X", "faulthandler", "-m", "sparkscore.runtime.child"]
         # Spark adds to sys.path while it runs; a `sitecustomize` of PYTHONPATH comes first, as ever.
         path = [os.environ.get("PYTHONPATH", ""), *(entry or str(Path.cwd()) for entry in sys.path)]

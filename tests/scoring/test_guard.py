@@ -201,10 +201,11 @@ def test_a_model_that_ends_its_process_while_it_loads_is_a_model_failure_at_once
 @pytest.mark.slow
 def test_more_deaths_than_max_guard_deaths_end_the_task(models, plant):
     plant(KILLS_BUT_ZEROS)  # rows kill, and the known-good input does not
-    plan = guarded(ScoringPlan(models["linear"], X, Y, ("id",)), max_guard_deaths=4)
+    scorer = open_scorer(guarded(ScoringPlan(models["linear"], X, Y, ("id",)), max_guard_deaths=4))
     with pytest.raises(SparkscoreError, match="at most 4 guarded processes") as caught:
-        run(plan, batch(**numbers(100, start=1)))
+        list(scorer.score([batch(**numbers(20, start=1))]))
     assert caught.value.code == "SPS-MODEL-CRASH"
+    assert scorer.session.deaths == 5
 
 
 def test_what_the_child_refuses_to_load_is_the_same_error_as_without_it(tmp_path):
