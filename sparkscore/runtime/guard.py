@@ -23,7 +23,7 @@ from sparkscore.runtime.watchdog import watchdog
 from sparkscore.runtime.wire import pack, receive, send
 from sparkscore.spec.scoring import ModelRef, SessionPlan
 
-__all__ = ["ChildDied", "GuardedSession", "RemoteError"]
+__all__ = ["ChildDied", "GuardedSession", "RemoteError", "death"]
 
 logger = logging.getLogger(__name__)
 
@@ -262,10 +262,10 @@ class _Child:
             with suppress(OSError):  # half a message, which nobody will read
                 pipe.close()
         full = usage.ru_maxrss * 1024 >= _FULL_FRACTION * memory_limit_bytes() or oom_kills() > self._oom_kills
-        return _death(code, full)
+        return death(code, full)
 
 
-def _death(code: int, memory_was_full: bool) -> ChildDied:
+def death(code: int, memory_was_full: bool) -> ChildDied:
     """Tell deaths apart: by a fault of native code (P4), for want of memory (P5), or by a kill or an exit (P6)."""
     name = signal.Signals(-code).name if code < 0 else "it exited by itself"
     kind = f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from sparkscore.errors import SparkscoreError
+from sparkscore.runtime import guard
 from sparkscore.runtime.guard import GuardedSession
 from sparkscore.runtime.session import Session
 from sparkscore.runtime.wire import pack, receive, send
@@ -223,6 +224,14 @@ def test_the_child_is_bounded_in_memory_dies_before_the_worker_and_leaves_no_cor
     assert [line.split()[4] for line in limits if line.startswith("Max core file size")] == ["0"]
     assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
     session.close()
+
+
+@pytest.mark.parametrize(
+    "code, memory_was_full, expected",
+    [(-11, True, "P4"), (-6, False, "P4"), (-9, True, "P5"), (-9, False, "P6"), (1, True, "P5"), (0, False, "P6")],
+)
+def test_a_death_is_native_code_s_memory_s_or_neither_s(code, memory_was_full, expected):
+    assert guard.death(code, memory_was_full).error_class == expected
 
 
 HANGS = """
