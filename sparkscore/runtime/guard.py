@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _START_S = 60.0  # beside the load: the interpreter, its imports, and the warm-up call
 _LAST_WORDS_S = 5.0  # between the end of a child's pipes and its own
-_CRASHES = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP")
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP)
 _MEMORY_TYPES = ("MemoryError", "_ArrayMemoryError")
 _FULL_FRACTION = 0.9  # of the memory limit: more than it was used by a child that ran out of memory
 _PIPE_BYTES = 1024**2  # what Linux grants any user; a call of 700 KB takes 1.6 ms more than unguarded, not 2.0
@@ -39,8 +39,8 @@ Result = TypeVar("Result")
 class ChildDied(Exception):  # noqa: N818 - the name says what happened to the call
     """The child ended in a call: `error_type` says how ("signal 11", "exit code 3"), `error_class` is P4, P5 or P6."""
 
-    def __init__(self, error_type: str, error_class: str, name: str) -> None:
-        super().__init__(f"the process of the model call ended: {name}")
+    def __init__(self, error_type: str, error_class: str, how: str) -> None:
+        super().__init__(f"the process of the model call ended: {how}")
         self.error_type = error_type
         self.error_class = error_class
 
@@ -267,9 +267,10 @@ class _Child:
 
 def death(code: int, memory_was_full: bool) -> ChildDied:
     """Tell deaths apart: by a fault of native code (P4), for want of memory (P5), or by a kill or an exit (P6)."""
-    name = signal.Signals(-code).name if code < 0 else "it exited by itself"
-    kind = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return ChildDied(kind, "P4" if name in _CRASHES else "P5" if memory_was_full else "P6", name)
+    error_class = "P4" if -code in _CRASHES else "P5" if memory_was_full else "P6"
+    if code >= 0:
+        return ChildDied(f"exit code {code}", error_class, "it exited by itself")
+    return ChildDied(f"signal {-code}", error_class, signal.strsignal(-code) or "an unknown signal")
 
 
 def _raised(error_type: str, text: str) -> Exception:

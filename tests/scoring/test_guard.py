@@ -228,7 +228,15 @@ def test_the_child_is_bounded_in_memory_dies_before_the_worker_and_leaves_no_cor
 
 @pytest.mark.parametrize(
     "code, memory_was_full, expected",
-    [(-11, True, "P4"), (-6, False, "P4"), (-9, True, "P5"), (-9, False, "P6"), (1, True, "P5"), (0, False, "P6")],
+    [
+        (-11, True, "P4"),
+        (-6, False, "P4"),
+        (-9, True, "P5"),
+        (-9, False, "P6"),
+        (1, True, "P5"),
+        (0, False, "P6"),
+        (-40, False, "P6"),
+    ],
 )
 def test_a_death_is_native_code_s_memory_s_or_neither_s(code, memory_was_full, expected):
     assert guard.death(code, memory_was_full).error_class == expected
