@@ -35,7 +35,10 @@ _OPTIONS = ("missing", "keys", "keep", "on_error", "quarantine")
 _MODEL_OPTIONS = ("device", "batch_size", "providers", "allow_links")
 # What counts outside a run; the other keys judge a whole run, or say where its tables are.
 _COUNTS = {
-    "on_error": ("policy", "max_consecutive_bad_batches", "batch_timeout_s", "load_timeout_s"),
+    "on_error": (
+        *("policy", "max_consecutive_bad_batches", "batch_timeout_s", "load_timeout_s"),
+        *("guard", "max_guard_deaths"),
+    ),
     "quarantine": ("payload",),
 }
 
@@ -102,8 +105,9 @@ def score(
         ``{"p": "probabilities[:, 1]"}``.
     **options
         `missing`, `keys`, `keep` (default all columns), `device`, `batch_size`, `providers`, `allow_links`,
-        `quarantine` (its `payload`), and `on_error`: `policy`, `batch_timeout_s`, `load_timeout_s`, and
-        `max_consecutive_bad_batches`, which has no default here. Its other keys judge a run and are refused.
+        `quarantine` (its `payload`), and `on_error`: `policy`, `batch_timeout_s`, `load_timeout_s`, `guard`,
+        `max_guard_deaths`, and `max_consecutive_bad_batches`, which has no default here. Its other keys judge a run
+        and are refused.
 
     Returns
     -------
@@ -145,8 +149,8 @@ def score_local(
 ) -> pa.Table:
     """Score an Arrow table in this process, without Spark; the same scorer, the same bytes.
 
-    Parameters are those of `score`. The result has the kept columns, the outputs, and `err`: null for a good row,
-    else a struct of `sparkscore.tables.ERR`.
+    Parameters are those of `score`; no task is tried again here, so only ``guard: always`` guards. The result has the
+    kept columns, the outputs, and `err`: null for a good row, else a struct of `sparkscore.tables.ERR`.
     """
     from sparkscore.spark.schemas import paths
 

@@ -345,6 +345,8 @@ def _on_error(pipeline: Pipeline) -> ErrorPlan:
         policy=policy.policy,
         max_consecutive_bad_batches=policy.max_consecutive_bad_batches,
         batch_timeout_s=policy.batch_timeout_s,
+        guard=policy.guard,
+        max_guard_deaths=policy.max_guard_deaths,
     )
 
 

@@ -19,6 +19,7 @@ _CLASSES = {
     "SPS-ROW-MODEL": "P1",
     "SPS-ROW-TIMEOUT": "P8",
     "SPS-ROW-OOM": "P7",
+    "SPS-ROW-CRASH": "P6",
 }
 
 

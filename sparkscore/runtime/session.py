@@ -154,7 +154,8 @@ class Session:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"cpu:0{gpu}")
         if timeout_s is None:
             return list(self._inner.run(list(outputs), dict(feeds), options))
-        watch = watchdog().start(options, timeout_s, exit_after_s)
+        # ONNX Runtime reads the flag between two nodes.
+        watch = watchdog().start(partial(setattr, options, "terminate", True), timeout_s, exit_after_s)
         try:
             return list(self._inner.run(list(outputs), dict(feeds), options))
         except Exception as cause:  # boundary: the terminate flag surfaces as ONNX Runtime's general Fail
@@ -173,10 +174,12 @@ class Session:
         """
         self._inner = self._make()
 
-    def warm(self, timeout_s: float) -> None:
+    def warm(self, load_timeout_s: float) -> None:
         """Try the input of zeros once. A failure is not an error: a model may refuse zeros."""
         if self.warm_up is None:
             return
+        # TensorRT builds its engines, for minutes, at the first call.
+        timeout_s = load_timeout_s if self.provider == eps.TENSORRT else min(load_timeout_s, _WARM_UP_TIMEOUT_S)
         started = time.perf_counter()
         try:
             self.run(self.warm_up, [o.name for o in self.signature.outputs if o.dtype in _DTYPES.values()], timeout_s)
@@ -223,7 +226,7 @@ def _set_aside_after_fork() -> None:
 os.register_at_fork(after_in_child=_set_aside_after_fork)
 
 
-def open_session(ref: ModelRef, plan: SessionPlan, folder: Path) -> Session:
+def open_session(ref: ModelRef, plan: SessionPlan, folder: Path, *, warm: bool = True) -> Session:
     """Load the model, or give the session that this process already holds for the same bytes and settings.
 
     Parameters
@@ -234,6 +237,8 @@ def open_session(ref: ModelRef, plan: SessionPlan, folder: Path) -> Session:
         Device, threads, precision, provider options and the time that a load may take.
     folder : Path
         Local folder with the verified files (`sparkscore.runtime.cache.local_folder`).
+    warm : bool
+        Whether a new session tries the input of zeros once.
 
     Returns
     -------
@@ -261,7 +266,7 @@ def open_session(ref: ModelRef, plan: SessionPlan, folder: Path) -> Session:
             _cache.sessions.move_to_end(key)
             return held
         started = time.perf_counter()
-        session = _within(plan.load_timeout_s, partial(_load, ref, plan, folder, asked), ref)
+        session = _within(plan.load_timeout_s, partial(_load, ref, plan, folder, asked, warm=warm), ref)
         logger.info(
             "session of %s version %s sha256 %.12s on %s, %d thread(s), loaded in %.2f s",
             ref.uri,
@@ -358,7 +363,9 @@ def _into(future: Future[Session], load: Callable[[threading.Event], Session], g
         future.set_exception(cause)
 
 
-def _load(ref: ModelRef, plan: SessionPlan, folder: Path, asked: eps.Providers, gone: threading.Event) -> Session:
+def _load(
+    ref: ModelRef, plan: SessionPlan, folder: Path, asked: eps.Providers, gone: threading.Event, *, warm: bool
+) -> Session:
     size_bytes = sum(f.size_bytes for f in ref.files if not f.path.startswith("encoders/"))
     make = partial(_inference_session, folder / ref.main, _options(plan.threads), asked, ref.uri)
     try:
@@ -369,10 +376,8 @@ def _load(ref: ModelRef, plan: SessionPlan, folder: Path, asked: eps.Providers, 
         logger.warning("fallback: %s runs on the CPU: %s", ref.uri, cause.message)
         make = partial(_inference_session, folder / ref.main, _options(plan.threads), ((eps.CPU, ()),), ref.uri)
         session = Session(make, size_bytes=size_bytes)
-    if not gone.is_set():
-        # TensorRT builds its engines, for minutes, at the first call.
-        patient = session.provider == eps.TENSORRT
-        session.warm(plan.load_timeout_s if patient else min(plan.load_timeout_s, _WARM_UP_TIMEOUT_S))
+    if warm and not gone.is_set():
+        session.warm(plan.load_timeout_s)
     return session
 
 

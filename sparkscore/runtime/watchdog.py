@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 __all__ = ["STUCK_EXIT_CODE", "CallTimeout", "Watch", "Watchdog", "watchdog"]
 
@@ -22,9 +22,9 @@ class CallTimeout(TimeoutError):  # noqa: N818 - the name says what happened to 
 
 @dataclass(eq=False)
 class Watch:
-    """One model call: when to set its terminate flag, and when to end the process if that did not help."""
+    """One model call: how and when to end it, and when to end the process if that did not help."""
 
-    options: Any
+    end: Callable[[], object]
     deadline: float
     exit_at: float | None
     fired: bool = False
@@ -39,20 +39,20 @@ class Watchdog:
         self._wake = threading.Event()
         threading.Thread(target=self._run, name="sparkscore-watchdog", daemon=True).start()
 
-    def start(self, options: Any, timeout_s: float, exit_after_s: float | None = None) -> Watch:
+    def start(self, end: Callable[[], object], timeout_s: float, exit_after_s: float | None = None) -> Watch:
         """Watch a call from now on.
 
         Parameters
         ----------
-        options : onnxruntime.RunOptions
-            Its ``terminate`` is set at `timeout_s`; ONNX Runtime reads it between two nodes.
+        end : callable
+            Called at `timeout_s`, from the watchdog's thread, to end the call.
         timeout_s : float
             Seconds that the call may take.
         exit_after_s : float, optional
             Seconds after which, counted from there, the process ends with code 70 if the call still runs.
         """
         deadline = time.monotonic() + timeout_s
-        watch = Watch(options, deadline, None if exit_after_s is None else deadline + exit_after_s)
+        watch = Watch(end, deadline, None if exit_after_s is None else deadline + exit_after_s)
         with self._lock:
             self._watches.add(watch)
         if not self._wake.is_set():
@@ -88,7 +88,7 @@ class Watchdog:
         """End the call if its time is over; give the seconds until it must be looked at again."""
         if now >= watch.deadline and not watch.fired:
             watch.fired = True
-            watch.options.terminate = True
+            watch.end()
         if watch.fired and watch.exit_at is not None and now >= watch.exit_at:
             sys.stderr.write(
                 f"[SPS-ROW-TIMEOUT] a model call did not return after its terminate flag was set: "

@@ -42,6 +42,8 @@ class Counts:
         Calls of the batch-dependence test, in none of the other counters.
     batch_mix, oom_splits : int
         Batches that fail only together; calls halved for want of memory.
+    guard_deaths : int
+        Guarded processes that died in a call; 0 too where none was used.
     copied_bytes : int
         Bytes copied between Arrow and the tensors.
     model_ms : float
@@ -63,6 +65,7 @@ class Counts:
     proof_calls: int = 0
     batch_mix: int = 0
     oom_splits: int = 0
+    guard_deaths: int = 0
     copied_bytes: int = 0
     model_ms: float = 0.0
     error_samples: list[Sample] = field(default_factory=list)

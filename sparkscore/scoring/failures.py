@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.faults import Fault, error_class, scrubbed
+from sparkscore.runtime.guard import ChildDied, RemoteError
 from sparkscore.runtime.watchdog import CallTimeout
 
 __all__ = ["Failure", "Kind", "classified", "model_error"]
@@ -39,6 +40,7 @@ class Kind(Enum):
     DATA = "SPS-ROW-MODEL"
     TIMEOUT = "SPS-ROW-TIMEOUT"
     RESOURCE = "SPS-ROW-OOM"
+    CRASH = "SPS-ROW-CRASH"
     MODEL = "SPS-MODEL-RUN"
     STICKY = "SPS-CLUSTER-WORKER"
 
@@ -58,6 +60,8 @@ class Failure:
         code = self.kind.value
         # A shape or index that a node refuses is a breach of the feature contract, whatever raised it.
         class_id = "O3" if self.error_type == "InvalidArgument" else error_class(code)
+        if isinstance(self.cause, ChildDied):
+            class_id = self.cause.error_class
         if self.kind is Kind.RESOURCE and re.search("CUDA|gpu", self.message, re.IGNORECASE):
             class_id = "G1"
         return Fault("infer", code, class_id, self.error_type, self.message)
@@ -73,9 +77,12 @@ def classified(cause: Exception, feeds: Mapping[str, NDArray[Any]]) -> Failure:
     feeds : mapping of ndarray
         What it was fed with; its strings are taken out of the message when it was one row.
     """
-    text, name = str(cause), type(cause).__name__
+    text = str(cause)
+    name = cause.error_type if isinstance(cause, ChildDied | RemoteError) else type(cause).__name__
     if isinstance(cause, CallTimeout):
         kind = Kind.TIMEOUT
+    elif isinstance(cause, ChildDied):
+        kind = Kind.CRASH
     elif _STICKY.search(text):
         kind = Kind.STICKY
     elif isinstance(cause, MemoryError) or _RESOURCE.search(text):
@@ -94,6 +101,12 @@ def model_error(failure: Failure, why: str) -> SparkscoreError:
             "SPS-CLUSTER-WORKER",
             f"Expected a usable GPU context. Got {failure.error_type}: {failure.message}",
             "The GPU context is lost for this process; the task is tried again in a new one.",
+        )
+    if failure.kind is Kind.CRASH:
+        return error(
+            "SPS-MODEL-CRASH",
+            f"Expected the model to score {why}. Got {failure.error_type}: {failure.message}",
+            "The model ends its process whatever the row: check its libraries, and the memory of the host.",
         )
     return error(
         "SPS-MODEL-RUN",

@@ -138,8 +138,8 @@ class Isolation:
             sizes.fitted(size)
             return start + size
         if failure.kind is not Kind.RESOURCE:
-            if not search.resolve(start, start + size, failure) and failure.kind is Kind.TIMEOUT:
-                sizes.failed(size)  # no row hangs alone: the batch was only too large for its time
+            if not search.resolve(start, start + size, failure) and failure.kind in (Kind.TIMEOUT, Kind.CRASH):
+                sizes.failed(size)  # no row hangs or kills alone: the batch was only too large for its time or memory
             return start + size
         if self._renew is not None:
             self._renew()

@@ -15,6 +15,7 @@ from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.cache import local_folder
 from sparkscore.runtime.encoders import Encoder, Group
 from sparkscore.runtime.faults import Faults
+from sparkscore.runtime.guard import GuardedSession
 from sparkscore.runtime.outputs import output_type
 from sparkscore.runtime.providers import CPU
 from sparkscore.runtime.session import Session, open_session
@@ -111,6 +112,13 @@ class Scorer:
         ClusterError
             ``SPS-CLUSTER-WORKER``: the GPU context is lost.
         """
+        try:
+            yield from self._all_scored(batches)
+        finally:
+            if isinstance(self.session, GuardedSession):
+                self.session.close()
+
+    def _all_scored(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         read = self._intake.read(batches)
         first = next(read, None)
         if first is None:
@@ -162,7 +170,7 @@ class Scorer:
             raise
         except Exception as cause:  # boundary: rows that the model has scored, now in other company
             failure = classified(cause, feeds)
-            if failure.kind in (Kind.TIMEOUT, Kind.RESOURCE):
+            if failure.kind in (Kind.TIMEOUT, Kind.RESOURCE, Kind.CRASH):
                 return  # says nothing about the rows; the next ones are tried
             raise mixes_rows(f"{failure.error_type}: {failure.message}", fixed) from cause
         self.counts.proof_calls += calls
@@ -179,6 +187,7 @@ class Scorer:
         counts.rows_bad += len(found)
         counts.rows_truncated = self._encoder.rows_truncated
         counts.copied_bytes = self._encoder.copied_bytes
+        counts.guard_deaths = self.session.deaths if isinstance(self.session, GuardedSession) else 0
         for verdict in found.values():
             code = verdict["error_code"]
             counts.bad_by_code[code] = counts.bad_by_code.get(code, 0) + 1
@@ -202,7 +211,11 @@ class Scorer:
 
 
 def open_scorer(
-    plan: ScoringPlan, source: Callable[[ModelFile], str] | None = None, *, in_worker: bool = False
+    plan: ScoringPlan,
+    source: Callable[[ModelFile], str] | None = None,
+    *,
+    in_worker: bool = False,
+    attempt: int = 0,
 ) -> Scorer:
     """Fetch and verify the model, load it or take this process's session, and make a scorer.
 
@@ -214,6 +227,9 @@ def open_scorer(
         Says where a file of the model is fetched from, when not from ``plan.model.location``.
     in_worker : bool
         As in `Scorer`.
+    attempt : int
+        How often Spark has tried the task before. Under ``on_error.guard: auto`` the first attempt calls the model in
+        this process, and each later one in a child, because what ended the one before may have been a row.
 
     Raises
     ------
@@ -221,7 +237,14 @@ def open_scorer(
         As `sparkscore.runtime.cache.local_folder` and `sparkscore.runtime.session.open_session`.
     """
     folder = local_folder(plan.model, source)
-    return Scorer(plan, folder, open_session(plan.model, plan.session, folder), in_worker=in_worker)
+    policy = plan.on_error
+    session: Session
+    if policy.guard == "always" or (policy.guard == "auto" and attempt > 0):
+        deaths, grace_s = policy.max_guard_deaths, policy.grace_s
+        session = GuardedSession(plan.model, plan.session, folder, grace_s=grace_s, max_deaths=deaths)
+    else:
+        session = open_session(plan.model, plan.session, folder)
+    return Scorer(plan, folder, session, in_worker=in_worker)
 
 
 def result_schema(plan: ScoringPlan, schema: pa.Schema) -> pa.Schema:

@@ -143,7 +143,8 @@ def worker_scorer(plan: ScoringPlan) -> Scorer:
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
     source = partial(_handed_out, plan.model) if plan.model.location.startswith("artifact:") else None
-    return open_scorer(plan, source, in_worker=context is not None)
+    attempt = context.attemptNumber() if context is not None else 0
+    return open_scorer(plan, source, in_worker=context is not None, attempt=attempt)
 
 
 def artifact_name(model: ModelRef, index: int) -> str:

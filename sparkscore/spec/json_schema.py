@@ -113,8 +113,8 @@ _KEYS: dict[str, dict[str, str]] = {
         "batch_timeout_s": "seconds for one model call",
         "load_timeout_s": "seconds to load the session",
         "no_progress_s": "not in this version",
-        "max_guard_deaths": "not in this version",
-        "guard": "guarded retry: off",
+        "max_guard_deaths": "guarded processes that may die in one task",
+        "guard": "model calls in a process of their own: auto (Spark's repeated tasks), always, or off",
         "allow_empty": "a source without rows is a success",
     },
     "Sink": {

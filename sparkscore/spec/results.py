@@ -140,8 +140,8 @@ class OnError(Closed):
     batch_timeout_s: Seconds = 60.0
     load_timeout_s: Seconds = 600.0
     no_progress_s: Later = None
-    max_guard_deaths: Later = None
-    guard: Annotated[Literal["off"], later("auto", "always")] = "off"
+    max_guard_deaths: Count = 64
+    guard: Literal["auto", "always", "off"] = "auto"
     allow_empty: Flag = False
 
 

@@ -121,6 +121,23 @@ def bare():
     return graph([node], [("x", FLOAT, [3])], [("y", FLOAT, [3])], [("two", np.float32(2))])
 
 
+def perils():
+    """y[n, 1] = x @ (1, 2) + table[i] + the sum of as many zeros as the largest `size` says."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["xw"]),
+        helper.make_node("Gather", ["table", "i"], ["found"]),
+        helper.make_node("ReduceMax", ["size"], ["most"], keepdims=1),
+        helper.make_node("ConstantOfShape", ["most"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["nothing"], keepdims=1),
+        helper.make_node("Add", ["xw", "found"], ["sum"]),
+        helper.make_node("Add", ["sum", "nothing"], ["y"]),
+    ]
+    inputs = [("x", FLOAT, ["n", 2]), ("i", INT64, ["n"]), ("size", INT64, ["n"])]
+    table = np.arange(10, dtype=np.float32).reshape(10, 1)
+    constants = [("w", np.float32([[1], [2]])), ("table", table)]
+    return graph(nodes, inputs, [("y", FLOAT, ["n", 1])], constants)
+
+
 def write(folder: Path, model: bytes, name="model.onnx") -> ModelRef:
     """Write a model and pin it."""
     folder.mkdir(parents=True, exist_ok=True)

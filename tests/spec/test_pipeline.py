@@ -76,7 +76,7 @@ keys: [tx_id]
 keep: [tx_id, amount_log]
 on_error: {policy: fail, max_fraction: 0.05, max_rows: 10, min_sample_rows: 5, max_consecutive_bad_batches: 4,
            min_ok_rows: 0, batch_timeout_s: 1.5, load_timeout_s: 2,
-           guard: "off", allow_empty: true}
+           guard: "off", max_guard_deaths: 7, allow_empty: true}
 sink: {format: delta, location: /out/scores, mode: append, partition_by: [day], options: {mergeSchema: false},
        provenance: full, publish: progressive}
 quarantine: {location: /out/bad, payload: plain}
@@ -120,6 +120,7 @@ def test_a_minimal_file_takes_every_default() -> None:
     assert pipeline.keep == "keys"
     assert (pipeline.missing.null, pipeline.missing.nan, pipeline.missing.inf) == ("error", "allow", "error")
     assert (pipeline.on_error.max_fraction, pipeline.on_error.min_ok_rows) == (0.01, 1)
+    assert (pipeline.on_error.guard, pipeline.on_error.max_guard_deaths) == ("auto", 64)
     assert (pipeline.quarantine.location, pipeline.quarantine.payload) == (None, "hash")
     assert pipeline.scan == "auto"
 
@@ -136,7 +137,7 @@ def test_every_key_of_a_full_file_is_read() -> None:
     assert pipeline.missing.null == "nan"
     assert pipeline.keys == ("tx_id",)
     assert pipeline.keep == ("tx_id", "amount_log")
-    assert pipeline.on_error.guard == "off"
+    assert (pipeline.on_error.guard, pipeline.on_error.max_guard_deaths) == ("off", 7)
     assert pipeline.on_error.load_timeout_s == 2.0
     assert pipeline.sink.partition_by == ("day",)
     assert pipeline.ledger == "/out/ledger"
@@ -403,9 +404,6 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
         ({"model": {"uri": "/m", "precision": "fp16"}}, "model.precision"),
         ({"model": {"uri": "/m", "weights": "lean"}}, "model.weights"),
         ({"model": {"uri": "/m", "verify": "oms"}}, "model.verify"),
-        ({"on_error": {"guard": "always"}}, "on_error.guard"),
-        ({"on_error": {"guard": "auto"}}, "on_error.guard"),
-        ({"on_error": {"max_guard_deaths": 64}}, "on_error.max_guard_deaths"),
         ({"on_error": {"no_progress_s": 900}}, "on_error.no_progress_s"),
         ({"sink": {"format": "parquet", "location": "/a"}}, "sink.format"),
         ({"sink": {"format": "delta", "table": "a.b"}}, "sink.table"),
