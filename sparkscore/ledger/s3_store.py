@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from sparkscore.errors import SparkscoreError, error
+from sparkscore.runtime.files import s3_endpoint, s3_region
 
 __all__ = ["S3Store"]
 
@@ -175,8 +175,7 @@ def _client() -> Any:
             f"Expected the package boto3, for a ledger on S3. Got no {cause.name}.",
             'pip install "sparkscore[s3]"',
         ) from cause
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    endpoint, region = s3_endpoint(), s3_region()
     config = Config(
         retries={"mode": "standard", "total_max_attempts": _REQUEST_TRIES},
         s3={"addressing_style": "path" if endpoint else "auto"},

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.ledger.s3_store import S3Store
+from sparkscore.runtime.files import is_s3
 
 __all__ = ["LocalStore", "Store", "open_store"]
 
@@ -141,7 +142,7 @@ def open_store(root: str) -> Store:
         `SPS-ENV-PACKAGE` for S3 without boto3.
     """
     scheme, colon, rest = root.partition(":")
-    if colon and scheme in ("s3", "s3a"):
+    if is_s3(root):
         return S3Store(root)
     if colon and scheme != "file":
         raise error(
