@@ -21,7 +21,7 @@ EXTRAS: dict[str, list[str]] = {
     "text": ["tokenizers>=0.19"],
     "image": ["Pillow>=10"],
     "mlflow": ["mlflow-skinny>=2.14,<4"],
-    "s3": ["boto3>=1.34"],
+    "s3": ["boto3>=1.36"],  # 1.35.2 brought conditional puts, 1.36 their checksums
     "fs": ["fsspec>=2024.2", "requests>=2.31"],
     # tools
     "delta-rs": ["deltalake>=1.0"],

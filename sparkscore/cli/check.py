@@ -18,7 +18,7 @@ def check(pipeline: PipelineFile, *, sets: Sets = None, as_json: AsJson = False,
     from sparkscore.run.pipeline import Pipeline
 
     loaded = Pipeline.load(pipeline, sets_of(sets))
-    with answering_session(master) as spark:
+    with answering_session(master, loaded.spec.places) as spark:
         report = loaded.check(spark)
     emit(report.to_json(), str(report), as_json)
 
@@ -36,7 +36,7 @@ def peek(
     from sparkscore.runtime import arrow
 
     loaded = Pipeline.load(pipeline, sets_of(sets))
-    with answering_session(master) as spark:
+    with answering_session(master, loaded.spec.places) as spark:
         scored = loaded.peek(spark, rows)
     found = arrow.rows(scored, "backslashreplace")
     shown = [{**row, "error": row["err"] and row["err"]["error_code"]} for row in found]

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from sparkscore.ledger.plans import Plan
     from sparkscore.ledger.store import Store
 
-__all__ = ["AsJson", "Ledger", "Master", "PipelineFile", "RunId", "Sets", "named_plan", "sets_of", "store_of"]
+__all__ = [
+    "AsJson",
+    "Ledger",
+    "Master",
+    "PipelineFile",
+    "RunId",
+    "Sets",
+    "named_plan",
+    "places_of",
+    "sets_of",
+    "store_of",
+]
 
 PipelineFile = Annotated[Path, typer.Argument(metavar="PIPELINE", help="The pipeline file, YAML or JSON.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
@@ -88,3 +99,11 @@ def named_plan(store: Store, run_id: str) -> Plan:
             run=run_id,
         )
     return plan
+
+
+def places_of(store: Store, plan: Plan) -> tuple[str, ...]:
+    """Give the places of a run that a later command reads or writes: its ledger, sink and quarantines."""
+    from sparkscore.ledger.events import read_events
+    from sparkscore.ledger.fold import quarantine_of
+
+    return (store.root, plan.header["sink"], quarantine_of(read_events(store, plan.run_id), plan))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparkscore.cli.options import AsJson, Ledger, Master, RunId, Sets, named_plan, store_of
+from sparkscore.cli.options import AsJson, Ledger, Master, RunId, Sets, named_plan, places_of, store_of
 from sparkscore.cli.printing import as_table, emit
 from sparkscore.cli.runs import AnyPipeline
 from sparkscore.cli.sessions import answering_session
@@ -68,7 +68,7 @@ def show_rows(
 
     store = store_of(pipeline, ledger, sets)
     plan = named_plan(store, run_id)
-    with answering_session(master) as spark:
+    with answering_session(master, places_of(store, plan)) as spark:
         bad = bad_rows(spark, plan, quarantine_of(read_events(store, run_id), plan))
         found = [row.asDict(recursive=True) for row in bad.limit(rows).collect()]
     emit(found, as_table(found, _SHOWN) if found else f"run {run_id}: no bad rows", as_json)

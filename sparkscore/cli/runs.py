@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from sparkscore.cli.options import AsJson, Ledger, Master, PipelineFile, RunId, Sets, named_plan, sets_of, store_of
+from sparkscore.cli.options import (
+    AsJson,
+    Ledger,
+    Master,
+    PipelineFile,
+    RunId,
+    Sets,
+    named_plan,
+    places_of,
+    sets_of,
+    store_of,
+)
 from sparkscore.cli.printing import as_table, emit, say
 from sparkscore.cli.score import FailOnQuarantine, Order, Result, TakeOver, carry_out
 from sparkscore.cli.sessions import answering_session
@@ -90,7 +101,7 @@ def discard_run(
 
     store = store_of(pipeline, ledger, sets)
     plan = named_plan(store, run_id)
-    with answering_session(master) as spark:
+    with answering_session(master, places_of(store, plan)) as spark:
         discard(spark, store, plan, take_over=take_over, say=say)
     answer: dict[str, Any] = {"run_id": run_id, "state": "DISCARDED", "sink": plan.header["sink"]}
     emit(answer, f"run {run_id}: DISCARDED; its rows are gone from {plan.header['sink']}", as_json)

@@ -103,7 +103,7 @@ class _Attempt:
             self.pipeline = pipeline.spec
             self.run_id = order.run_id or new_run_id(self.pipeline.name)
             say(f"run {self.run_id}")
-            with command_session(order.master) as spark, shown_progress() as progress:
+            with command_session(order.master, self.pipeline.places) as spark, shown_progress() as progress:
                 run = pipeline.run(
                     spark,
                     self.run_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,11 @@ __all__ = ["answering_session", "command_session"]
 
 
 @contextmanager
-def command_session(master: str | None = None) -> Iterator[SparkSession]:
-    """Give a session to a command; one that it made itself, also under `spark-submit`, is stopped.
+def command_session(master: str | None = None, places: Sequence[str] = ()) -> Iterator[SparkSession]:
+    """Give a session to a command that reads and writes `places`; one that it made itself is stopped.
 
-    SIGTERM and SIGINT arrive as `StopSignal`.
+    Under `spark-submit` it is made from what Spark was given, and stopped too. SIGTERM and SIGINT arrive as
+    `StopSignal`.
     """
     from pyspark.sql import SparkSession
 
@@ -31,7 +32,7 @@ def command_session(master: str | None = None) -> Iterator[SparkSession]:
 
     with signals_as_exceptions():
         found = SparkSession.getActiveSession()
-        spark = found or local_session(master, _quiet())
+        spark = found or local_session(master, _quiet(), places)
         try:
             with signals_as_exceptions():
                 yield spark
@@ -41,10 +42,10 @@ def command_session(master: str | None = None) -> Iterator[SparkSession]:
 
 
 @contextmanager
-def answering_session(master: str | None = None) -> Iterator[SparkSession]:
+def answering_session(master: str | None = None, places: Sequence[str] = ()) -> Iterator[SparkSession]:
     """Give a session to a command that only answers a question: a signal ends it, with 128 + n."""
     try:
-        with command_session(master) as spark:
+        with command_session(master, places) as spark:
             yield spark
     except StopSignal as stop:
         say(str(stop))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from sparkscore.errors import SparkscoreError, error
+from sparkscore.ledger.s3_store import S3Store
+from sparkscore.runtime.files import is_s3
 
 __all__ = ["LocalStore", "Store", "open_store"]
 
@@ -130,19 +132,23 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def open_store(root: str) -> Store:
-    """Open the ledger's store at a path or file: URI.
+    """Open the ledger's store at a path, a file: URI, or an s3: or s3a: URI.
 
     Raises
     ------
     SpecError
         `SPS-SPEC-LATER` for a scheme whose write-once primitive this version does not have.
+    ClusterError
+        `SPS-ENV-PACKAGE` for S3 without boto3.
     """
     scheme, colon, rest = root.partition(":")
-    if colon and scheme not in ("file",):
+    if is_s3(root):
+        return S3Store(root)
+    if colon and scheme != "file":
         raise error(
             "SPS-SPEC-LATER",
-            f"Expected a ledger on a local or shared disk. Got {scheme}: which is not in this version.",
-            "Give `ledger:` a path that the driver and all executors mount.",
+            f"Expected a ledger on a local or shared disk, or on S3. Got {scheme}: which is not in this version.",
+            "Give `ledger:` a path that the driver and all executors mount, or s3a://bucket/folder.",
         )
     return LocalStore(_strip_authority(rest) if colon else root)
 

@@ -63,7 +63,7 @@ def bound(spark: SparkSession, pipeline: Any) -> Bound:
     SpecError, ModelError, ClusterError
         Whatever of the pipeline cannot work, before anything is scored.
     """
-    _assert_on_disk(pipeline)
+    _assert_atomic(pipeline)
     snapshot, paths = pin_source(spark, pipeline.source)
     return _bind(spark, pipeline, snapshot, tuple(sorted(paths)), pin_model(pipeline))
 
@@ -174,16 +174,16 @@ def _bind(spark: SparkSession, pipeline: Any, snapshot: Snapshot, paths: tuple[s
     return Bound(pipeline, snapshot, paths, model, binding, any(f.name == "_ss" for f in snapshot.struct.fields))
 
 
-def _assert_on_disk(pipeline: Any) -> None:
+def _assert_atomic(pipeline: Any) -> None:
     """Refuse stores whose atomicity this version does not have: it would lose commits there without a word."""
     places = {"sink": pipeline.sink.location, "quarantine": pipeline.quarantine.location}
     places |= {f"source[{i}]": location for i, location in enumerate(pipeline.source.location)}
     for key, place in places.items():
-        if place is not None and files.local_path(place) is None:
+        if place is not None and files.local_path(place) is None and not files.is_s3(place):
             raise error(
                 "SPS-SPEC-LATER",
-                f"Expected {key}.location on a local or mounted disk. Got {place}, which is not in this version.",
-                "Give a path that the driver and all workers mount.",
+                f"Expected {key}.location on a local or mounted disk, or S3. Got {place}: not in this version.",
+                "Give a path that the driver and all workers mount, or s3a://bucket/folder.",
                 where=f"{key}.location",
             )
 

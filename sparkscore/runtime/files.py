@@ -15,7 +15,19 @@ from sparkscore.errors import error
 if TYPE_CHECKING:
     from pyarrow import fs
 
-__all__ = ["FileStat", "filesystem", "list_files", "local_path", "read_bytes", "read_chunks", "stat", "write_bytes"]
+__all__ = [
+    "FileStat",
+    "filesystem",
+    "is_s3",
+    "list_files",
+    "local_path",
+    "read_bytes",
+    "read_chunks",
+    "s3_endpoint",
+    "s3_region",
+    "stat",
+    "write_bytes",
+]
 
 _DENIED = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID", "HTTP status 403")
 
@@ -47,6 +59,21 @@ def local_path(uri: str) -> Path | None:
     return None
 
 
+def is_s3(uri: str) -> bool:
+    """Tell whether a URI names a place on S3 by a scheme under which Spark and Python both know it."""
+    return _scheme(uri) in ("s3", "s3a")
+
+
+def s3_endpoint() -> str | None:
+    """Give the address of an S3-compatible store, from the environment; None for AWS's own."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def s3_region() -> str | None:
+    """Give the region of the environment."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Give the pyarrow file system of a URI, and the path in it.
 
@@ -73,8 +100,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         )
     if scheme == "hdfs":
         return _webhdfs(host.partition(":")[0], os.environ.get("SPARKSCORE_WEBHDFS_PORT", "9870")), f"/{below}"
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    endpoint, region = s3_endpoint(), s3_region()
     with _mapped(uri):
         return _s3(endpoint, region, None if endpoint or region else host), f"{host}/{below}".rstrip("/")
 

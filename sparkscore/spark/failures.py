@@ -82,6 +82,12 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Give source.version one that DESCRIBE HISTORY lists; older ones were cleaned up.",
     ),
     (
+        r"UnknownStoreException|NoSuchBucket",
+        "SPS-ENV-ACCESS",
+        "a bucket that is there",
+        "Make the bucket, or correct the name and AWS_ENDPOINT_URL.",
+    ),
+    (
         r"AccessControlException|AccessDenied|Permission denied",
         "SPS-ENV-ACCESS",
         "permission to read and write there",
@@ -89,10 +95,10 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         r"Failed to find the data source: delta|DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|"
-        r"ClassNotFoundException",
+        r"ClassNotFoundException|No FileSystem for scheme",
         "SPS-ENV-PACKAGE",
-        "the format's jar in this Spark session",
-        "Start the session with the jar: see `sparkscore jars`; Delta also needs its two session settings.",
+        "the format's and the store's jars in this Spark session",
+        "Start the session with the jars: see `sparkscore jars`, for S3 `--s3`; Delta also needs two settings.",
     ),
     (
         r"ConcurrentTransaction",

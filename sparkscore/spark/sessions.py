@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from sparkscore.errors import error
 from sparkscore.runtime.cache import cache_root, to_hand_out
+from sparkscore.runtime.files import is_s3, s3_endpoint, s3_region
 from sparkscore.spark import jars, java
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def active_session() -> SparkSession:
     return found
 
 
-def local_session(master: str | None = None, conf: dict[str, str] | None = None) -> SparkSession:
+def local_session(
+    master: str | None = None, conf: dict[str, str] | None = None, places: Sequence[str] = ()
+) -> SparkSession:
     """Make the command line's own session, or take the one that `spark-submit` already configured.
 
     Parameters
@@ -77,6 +80,9 @@ def local_session(master: str | None = None, conf: dict[str, str] | None = None)
         Spark master URL. Default ``local[<cores>,4]``: four attempts a task, as on a cluster.
     conf : dict, optional
         Settings on top of the defaults.
+    places : sequence of str
+        What the session will read and write. Where one is on S3, the session gets the jars and settings for it; its
+        keys are in the environment, and in no setting.
     """
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # under spark-submit the JVM, its settings and its jars are given
         return _session({})
@@ -89,12 +95,30 @@ def local_session(master: str | None = None, conf: dict[str, str] | None = None)
         **DELTA_CONF,
         **(_ONE_MACHINE if master is None or master.startswith("local") else {}),
         "spark.sql.warehouse.dir": str(cache_root() / "warehouse"),  # Spark's default litters the current folder
-        "spark.jars": ",".join(str(jar) for jar in jars.ensure()),
+        "spark.jars": ",".join(str(jar) for jar in jars.ensure(s3=any(map(is_s3, places)))),
+        **(_s3_conf() if any(map(is_s3, places)) else {}),
         "spark.master": master or f"local[{os.cpu_count() or 2},4]",
         **(conf or {}),
     }
     settings[_JAVA_OPTIONS] = _java_options(settings.get(_JAVA_OPTIONS, ""))
     return _session({key: value for key, value in settings.items() if value})
+
+
+def _s3_conf() -> dict[str, str]:
+    """Point S3A where `runtime.files` and the ledger look, and make s3:// another name of s3a://."""
+    endpoint, region = s3_endpoint(), s3_region()
+    conf = {"fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem"}
+    if endpoint is not None:
+        is_plain = endpoint.startswith("http:")
+        conf |= {
+            "fs.s3a.endpoint": endpoint,
+            "fs.s3a.path.style.access": "true",
+            "fs.s3a.connection.ssl.enabled": str(not is_plain).lower(),
+            "fs.s3a.endpoint.region": region or "us-east-1",  # what boto3 takes, too
+        }
+    elif region is not None:
+        conf["fs.s3a.endpoint.region"] = region
+    return {f"spark.hadoop.{name}": value for name, value in conf.items()}
 
 
 def _java_options(given: str) -> str:

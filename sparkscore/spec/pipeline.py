@@ -117,6 +117,12 @@ class Pipeline(Closed):
         """The folder of the file, from which relative files of encoders are found."""
         return self._folder
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where Spark reads and writes: source, sink, quarantine and ledger."""
+        sources, others = self.source.location or (), (self.sink.location, self.quarantine.location, self.ledger)
+        return tuple(place for place in (*sources, *others) if place)
+
     @classmethod
     def expanded(cls, value: Any) -> Any:
         """Fill `ledger` from the sink's location."""

@@ -160,7 +160,9 @@ def test_spec_schema_is_the_json_schema(sparkscore) -> None:
 
 def test_jars_are_listed_with_their_digests(sparkscore) -> None:
     assert "io.delta:delta-spark_4.2_2.13:4.4.0" in sparkscore("jars").out
-    assert all(len(jar["sha256"]) == 64 for jar in sparkscore("jars", "--json").json)
+    assert "hadoop-aws" not in sparkscore("jars").out
+    assert "org.apache.hadoop:hadoop-aws:3.5.0" in sparkscore("jars", "--s3").out
+    assert all(len(jar["sha256"]) == 64 for jar in sparkscore("jars", "--s3", "--json").json)
 
 
 @pytest.mark.parametrize("text", ["novalue", "=1"])

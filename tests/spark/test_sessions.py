@@ -23,6 +23,29 @@ def test_the_options_of_the_jvm_stand_beside_those_of_the_command(made: list[dic
     assert "-XX:+UseParallelGC" in made[0]["spark.driver.extraJavaOptions"].split()
 
 
+def test_only_a_session_with_a_place_on_s3_gets_its_jars_and_its_address(
+    made: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(sessions.jars, "ensure", lambda s3: asked.append(s3) or [])
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    sessions.local_session(places=["/in", "hdfs://n/out"])
+    sessions.local_session(places=["/in", "s3a://lake/out"])
+    assert asked == [False, True]
+    assert not [key for key in made[0] if "fs.s3" in key]
+    assert {key.removeprefix("spark.hadoop.fs."): value for key, value in made[1].items() if "fs.s3" in key} == {
+        "s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        "s3a.endpoint": "http://127.0.0.1:9000",
+        "s3a.endpoint.region": "us-east-1",
+        "s3a.path.style.access": "true",
+        "s3a.connection.ssl.enabled": "false",
+    }
+    assert "canary" not in str(made)
+
+
 def test_a_jvm_whose_collector_is_chosen_gets_no_second_one(
     made: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,87 @@
+"""A proxy before a real server that spoils chosen answers: 503s, lost answers, broken bodies, a forgotten condition."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+from urllib.parse import urlsplit
+
+Fault = Literal["503", "lost", "broken", "forgotten"]
+_OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+
+
+class FaultyProxy:
+    """Passes requests on; while `faults` has any, each request takes one of them. `seen` are the methods that came."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.target = urlsplit(endpoint).netloc
+        self.faults: list[Fault] = []
+        self.seen: list[str] = []
+        self.endpoint = ""
+
+    def next_fault(self) -> Fault | None:
+        return self.faults.pop(0) if self.faults else None
+
+
+@contextmanager
+def faulty_proxy(endpoint: str) -> Iterator[FaultyProxy]:
+    """Run a proxy on the loopback, at a port of its own."""
+    proxy = FaultyProxy(endpoint)
+    handler = type("Handler", (_Handler,), {"proxy": proxy})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    proxy.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: FaultyProxy
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.proxy.seen.append(self.command)
+        fault = self.proxy.next_fault()
+        if fault == "503":
+            return self._answer(503, {}, b"")
+        target = http.client.HTTPConnection(self.proxy.target, timeout=30)
+        target.request(self.command, self.path, body, dict(self.headers.items()))  # signed as they are, Host included
+        answer = target.getresponse()
+        data = answer.read()
+        target.close()
+        if fault == "lost":
+            self.close_connection = True
+            return None
+        if fault == "forgotten" and answer.status == 412:
+            return self._answer(200, {}, b"")
+        headers = {k: v for k, v in answer.getheaders() if k.lower() not in _OF_THE_CONNECTION}
+        return self._answer(answer.status, headers, data, len(data) // 2 if fault == "broken" else len(data))
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _pass_on
+
+    def handle_expect_100(self) -> bool:
+        self.send_response_only(100)
+        self.end_headers()
+        return True
+
+    def _answer(self, status: int, headers: dict[str, str], data: bytes, sent: int | None = None) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:sent])
+        self.close_connection = self.close_connection or (sent is not None and sent < len(data))
+
+    def log_message(self, *_: object) -> None:
+        pass
