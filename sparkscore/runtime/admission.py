@@ -27,13 +27,16 @@ logger = logging.getLogger(__name__)
 MIN_MEMORY_BYTES = 2 << 30  # Python, numpy and ONNX Runtime 1.32 take 0.15 GiB of it (docs/decisions/0012)
 _MODEL_FACTOR = 4  # measured: 3.0 (the bytes, the parsed tensors, the packed weights)
 _LIMIT_S = 30  # of CPU and of the clock
-_BYTES_PER_S = 100 << 20  # larger models get more time to load
+_BYTES_PER_S = 50 << 20  # larger models get more time: a load from a slow disk
 _RULES = 1  # a higher number admits every model anew
 _OLDEST = (1, 27)  # of ONNX Runtime, whose loader was hardened there (microsoft/onnxruntime 28709)
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from sparkscore.runtime.admission import _child; _child()"
 _READY = "ready\n"
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")  # no credentials, and nothing that Python obeys
-_MEMORY = re.compile(r"bad_alloc|bad allocation|failed to allocate|out of memory|MemoryError", re.I)
+# What runs out of memory, and what ONNX Runtime will not even ask for (Tile, Range and others of 1.32).
+_MEMORY = re.compile(
+    r"bad_alloc|failed to allocate|out of memory|MemoryError|exceeds the supported maximum|size overflowed", re.I
+)
 
 # What ONNX Runtime's own wheels run. `ai.onnx.contrib` and the like need a library of custom operators.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
@@ -48,7 +51,7 @@ class Admission:
     Attributes
     ----------
     flags : tuple of str
-        What is no fault by itself: ``Loop``, ``If``, ``Scan``, ``huge Expand``, ``onnxruntime 1.26 < 1.27``.
+        What is no fault by itself: ``Loop``, ``huge Expand``, ``NaN in weights``, ``onnxruntime 1.26 < 1.27`` …
     warm_up_ok : bool
         Whether an input of zeros was scored; a model may refuse zeros.
     memory_bytes : int
@@ -88,7 +91,7 @@ def admit(ref: ModelRef, folder: Path) -> Admission:
     known = cache.note(ref.sha256)
     if known is not None and {k: known.get(k) for k in terms} == terms:
         return Admission(tuple(known["flags"]), known["warm_up_ok"], known["memory_bytes"])
-    facts = read_graph(folder / ref.main, ref.uri)
+    facts = read_graph(folder / ref.main, ref.uri, weights=True)
     _assert_operators(facts, ref.uri)
     told = _first_load(ref, folder)
     admission = Admission((*facts.flags, *_old(version)), told["warm_up_ok"], told["memory_bytes"])
@@ -126,7 +129,8 @@ def _first_load(ref: ModelRef, folder: Path) -> dict[str, Any]:
     request = {"uri": ref.uri, "folder": str(folder.resolve()), "main": ref.main, **limits}
     wanted = f"{ref.uri} to load and to score zeros within {memory_bytes / 2**30:.3g} GiB and {limit_s} s"
     fix = "Do not load this file unless you know who made it; export it again, and try it with onnxruntime alone."
-    path = [entry or str(Path.cwd()) for entry in sys.path]
+    # Without '', the working folder, where a file may be called numpy.py; a zip of --py-files is a folder, too.
+    path = [*(entry for entry in sys.path if Path(entry).is_absolute()), str(Path(__file__).parents[2])]
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     try:
         done = subprocess.run(
@@ -196,11 +200,11 @@ def _tried(ref: ModelRef, folder: Path) -> dict[str, Any]:
         session = open_session(ref, SessionPlan(), folder)
     except SparkscoreError as cause:
         if _MEMORY.search(cause.message):
-            return {"refused": "no memory left at the load"}
+            return {"refused": "more memory wanted at the load"}
         return {"code": cause.code, "message": cause.message, "fix": cause.fix}
     failure = session.warm_up_error or ""
     if _MEMORY.search(failure):
-        return {"refused": "no memory left at the warm-up"}
+        return {"refused": "more memory wanted at the warm-up"}
     if failure.startswith("CallTimeout"):
         return {"refused": "a warm-up without end"}
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
