@@ -111,7 +111,7 @@ def test_however_the_child_ends_it_is_one_error_and_this_process_lives(place, ki
     does, says = _ENDS[kind]
     begins = "import os, sys\nsys.stdout.write('ready\\n'); sys.stdout.flush()\n"
     monkeypatch.setattr(admission, "_PROGRAM", begins + does)
-    monkeypatch.setattr(admission, "_LIMIT_S", 2 if kind == "a hang" else 30)
+    monkeypatch.setattr(admission, "_LIMIT_S", 1 if kind == "a hang" else 30)
     said = refusal(written(place, corpus.fixed(graphs.linear)))
     assert (said.code, said.exit_code) == ("SPS-MODEL-ADMISSION", 5)
     assert says in said.message
