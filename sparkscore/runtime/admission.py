@@ -101,9 +101,8 @@ def admit(ref: ModelRef, folder: Path) -> Admission:
 
 
 def _assert_operators(facts: GraphFacts, uri: str) -> None:
-    own = {domain for domain, _ in facts.functions}
-    for domain, name in sorted(facts.operators - facts.functions):
-        if domain not in (*_DOMAINS, *own) or name in _REFUSED:
+    for domain, name in sorted(facts.operators):
+        if name in _REFUSED or (domain not in _DOMAINS and (domain, name) not in facts.functions):
             raise _refused(
                 f"operators of {', '.join(d or 'ai.onnx' for d in _DOMAINS[1:])}, without {', '.join(_REFUSED)}",
                 f"the operator {name[:100]!r} of domain {domain[:100]!r}",
@@ -182,7 +181,8 @@ def _child() -> None:
     versions()  # ONNX Runtime is imported before the limits: what it needs is not the model's
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_CPU, request["cpu_s"])
-    _limit(resource.RLIMIT_AS, request["memory_bytes"])
+    if sys.platform != "darwin":  # which has the limit, and does not keep it
+        _limit(resource.RLIMIT_AS, request["memory_bytes"])
     sys.stdout.write(_READY)
     sys.stdout.flush()
     ref = ModelRef(request["uri"], "", "", "", request["main"], ())

@@ -114,6 +114,14 @@ def calling(functions, first):
     return proto.SerializeToString()
 
 
+def disguised(_):
+    """A compiled engine, with a function of the same name that the file defines itself."""
+    proto = ModelProto.FromString(calling({"f": ["Neg"]}, "f"))
+    proto.graph.node[0].domain = proto.functions[0].domain = "com.microsoft"
+    proto.graph.node[0].op_type = proto.functions[0].name = "EPContext"
+    return proto.SerializeToString()
+
+
 def sparse_bomb(_):
     proto = ModelProto.FromString(one(node("Add", ("x", "w"))))
     values, indices = numpy_helper.from_array(np.float32([1]), "w"), numpy_helper.from_array(np.int64([0]), "i")
@@ -213,6 +221,7 @@ STATIC: dict[str, tuple[Maker, str]] = {
     "an unknown domain": (fixed(lambda: one(node("Shell", "x", domain="evil.corp"))), LIMIT),
     "a custom operator's library": (fixed(lambda: one(node("BertTokenizer", "x", domain="ai.onnx.contrib"))), LIMIT),
     "a compiled engine": (fixed(lambda: one(node("EPContext", "x", domain="com.microsoft"))), LIMIT),
+    "a compiled engine behind a function": (disguised, LIMIT),
     "Python in an operator": (fixed(lambda: one(node("PythonOp", "x", domain="com.microsoft"))), LIMIT),
     "subgraphs without end": (fixed(lambda: nested(2000)), FORMAT),
     "a hundred thousand and one nodes": (fixed(lambda: many_nodes(100_000)), LIMIT),
