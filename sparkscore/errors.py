@@ -136,6 +136,7 @@ CODES: dict[str, Code] = {
     "SPS-MODEL-MISSING": Code(_M, Exit.MODEL, "the model is not at its URI"),
     "SPS-MODEL-FORMAT": Code(_M, Exit.MODEL, "the file is not a loadable ONNX model"),
     "SPS-MODEL-DIGEST": Code(_M, Exit.MODEL, "the model's bytes are not the pinned ones"),
+    "SPS-MODEL-ADMISSION": Code(_M, Exit.MODEL, "the model is beyond a limit, or its first load died, hung or grew"),
     "SPS-MODEL-EXTERNAL": Code(_M, Exit.MODEL, "external data outside the model's folder, missing or too short"),
     "SPS-MODEL-LINK": Code(_M, Exit.MODEL, "a symbolic link that leaves the model's folder"),
     "SPS-MODEL-TYPE": Code(_M, Exit.MODEL, "a graph input or output of a type that cannot be scored"),

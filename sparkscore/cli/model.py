@@ -45,10 +45,12 @@ def inspect_model(
         "inputs": [t for t in tensors if t["kind"] == "input"],
         "outputs": [t for t in tensors if t["kind"] == "output"],
         "files": files,
+        "flags": list(model.flags),
         "providers": onnxruntime.get_available_providers(),
     }
     head = f"model {uri}\n  version    {model.ref.version}\n  sha256     {model.ref.sha256}"
     head += f"\n  providers  {', '.join(value['providers'])} (of this machine)"
+    head += f"\n  flags      {', '.join(model.flags) or 'none'}"
     shown = [{**t, "shape": "(" + ", ".join("?" if d is None else str(d) for d in t["shape"]) + ")"} for t in tensors]
     parts = [
         head,

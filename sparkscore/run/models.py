@@ -7,6 +7,7 @@ from typing import Any
 
 from sparkscore.errors import error
 from sparkscore.runtime import cache
+from sparkscore.runtime.admission import admit
 from sparkscore.runtime.models import PinnedModel, pin
 from sparkscore.spec.fields import located
 from sparkscore.spec.scoring import ModelFile, ModelRef
@@ -56,7 +57,8 @@ def repin(pipeline: Any, planned: dict[str, Any]) -> PinnedModel:
         return replace(found, ref=ref)
     folder = cache.local_folder(ref)
     names = [f.path for f in ref.files if f.source]
-    return PinnedModel(ref, folder, dict(zip(encoder_files(pipeline), names, strict=True)))
+    # This driver may stand on another machine than the one that planned.
+    return PinnedModel(ref, folder, dict(zip(encoder_files(pipeline), names, strict=True)), admit(ref, folder).flags)
 
 
 def model_to_json(ref: ModelRef) -> dict[str, Any]:

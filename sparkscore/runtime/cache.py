@@ -12,12 +12,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spec.scoring import ModelFile, ModelRef
 
-__all__ = ["cache_root", "copy_hashed", "fresh_folder", "local_folder", "manifest_sha256", "publish", "to_hand_out"]
+__all__ = [
+    "cache_root",
+    "copy_hashed",
+    "fresh_folder",
+    "local_folder",
+    "manifest_sha256",
+    "note",
+    "publish",
+    "to_hand_out",
+    "write_note",
+]
 
 _CHUNK_BYTES = 8 << 20
 _VERIFY_EACH_TIME_BYTES = 2 << 30  # larger models are verified once in each process
@@ -93,6 +104,24 @@ def to_hand_out(file: Path, name: str) -> Path:
     return target
 
 
+def note(sha256: str) -> dict[str, Any] | None:
+    """Read what was noted about a model; None when there is nothing."""
+    path = _note_path(sha256)
+    with _cache_access(path):
+        try:
+            found = json.loads(path.read_bytes())
+        except (FileNotFoundError, ValueError):  # ValueError: a disk that lost what it had taken
+            return None
+    return found if isinstance(found, dict) else None
+
+
+def write_note(sha256: str, facts: dict[str, Any]) -> None:
+    """Note facts about a model beside its folder, which holds the pinned bytes and nothing else."""
+    with fresh_folder() as scratch, _cache_access(_note_path(sha256)):
+        (scratch / "note").write_text(json.dumps(facts))
+        (scratch / "note").replace(_note_path(sha256))
+
+
 @contextmanager
 def fresh_folder() -> Iterator[Path]:
     """Make a private folder on the cache's disk; what is left of it at the end is removed.
@@ -148,6 +177,10 @@ def _sweep(models: Path) -> None:
 
 def _place(ref: ModelRef) -> Path:
     return cache_root() / "models" / ref.sha256
+
+
+def _note_path(sha256: str) -> Path:
+    return cache_root() / "models" / f"{sha256}.json"
 
 
 def _fetched(ref: ModelRef, source: Callable[[ModelFile], str] | None, fresh: Path) -> Path:

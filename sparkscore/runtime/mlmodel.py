@@ -16,6 +16,7 @@ __all__ = ["Package", "assert_recorded", "read_package"]
 
 _MAX_BYTES = 1 << 20
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)  # what odd data makes of our reading
+_TEXT = "tag:yaml.org,2002:str"
 _STRINGS = ("object", "str", "string")  # what MLflow has called numpy's strings
 
 
@@ -37,16 +38,13 @@ def read_package(root: str, uri: str) -> Package:
         `SPS-MODEL-FORMAT` when it does not name an ONNX file inside the package.
     """
     document = _document(f"{root}/MLmodel")
-    try:
-        data = document["flavors"]["onnx"]["data"]
-    except _UNREADABLE:
-        data = None
-    path = PurePosixPath(data) if isinstance(data, str) and data.isprintable() else PurePosixPath()
+    data = _text_at(document, "flavors", "onnx", "data")
+    path = PurePosixPath(data) if data is not None and data.isprintable() else PurePosixPath()
     if not path.parts or path.is_absolute() or ".." in path.parts:
         raise error(
             "SPS-MODEL-FORMAT",
             "Expected an MLflow package whose flavors.onnx.data names a file inside it. "
-            f"Got {data[:200] if isinstance(data, str) else type(data).__name__!r}.",
+            f"Got {'no such text, or two' if data is None else repr(data[:200])}.",
             "Log the model with mlflow.onnx; sparkscore runs no other flavour and no code of a package.",
             model=uri,
         )
@@ -81,19 +79,33 @@ def assert_recorded(package: Package, signature: Signature, uri: str) -> None:
 
 
 def _document(uri: str) -> Any:
+    """Give the YAML's tree of nodes, of which nothing is made: no tag acts, no alias unfolds, no number is read."""
     import yaml
 
     text = next(files.read_chunks(uri, _MAX_BYTES + 1), b"")  # never all of a file that claims to be this small
     try:
-        return yaml.safe_load(text) if len(text) <= _MAX_BYTES else None
+        return yaml.compose(text, yaml.SafeLoader) if len(text) <= _MAX_BYTES else None
     except (yaml.YAMLError, *_UNREADABLE):
         return None
+
+
+def _text_at(node: Any, *keys: str) -> str | None:
+    """Give the text at a path of keys, each of which stands once."""
+    import yaml
+
+    for key in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = [value for name, value in pairs if isinstance(name, yaml.ScalarNode) and name.value == key]
+        if len(found) != 1:
+            return None
+        node = found[0]
+    return str(node.value) if isinstance(node, yaml.ScalarNode) and node.tag == _TEXT else None
 
 
 def _tensors(document: Any, kind: str) -> tuple[tuple[str, str], ...]:
     """Give the named tensors of one side of the signature, which is JSON in a string; no signature names none."""
     try:
-        entries = json.loads(document["signature"][kind])
+        entries = json.loads(_text_at(document, "signature", kind) or "[]")
         specs: Iterable[Any] = [e for e in entries if e["type"] == "tensor" and e.get("name") is not None]
         return tuple((str(e["name"]), _dtype(str(e["tensor-spec"]["dtype"]))) for e in specs)
     except _UNREADABLE:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import cache, files, registry
+from sparkscore.runtime.admission import admit
 from sparkscore.runtime.mlmodel import Package, assert_recorded, read_package
 from sparkscore.runtime.onnx_file import ExternalData, external_data
 from sparkscore.runtime.session import read_signature
@@ -16,6 +17,7 @@ from sparkscore.spec.scoring import ModelFile, ModelRef
 
 __all__ = ["PinnedModel", "pin"]
 
+_MAX_PATH = 1024
 ENCODERS = "encoders"  # folder of the manifest that holds tokenizers, vocabularies and labels
 
 
@@ -23,12 +25,14 @@ ENCODERS = "encoders"  # folder of the manifest that holds tokenizers, vocabular
 class PinnedModel:
     """A model pinned to bytes, with the folder of this machine that holds them.
 
-    `encoder_paths` maps an encoder's file, as the pipeline names it, to its path in that folder.
+    `encoder_paths` maps an encoder's file, as the pipeline names it, to its path in that folder; `flags` are those of
+    the model's admission.
     """
 
     ref: ModelRef
     folder: Path
     encoder_paths: Mapping[str, str]
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class _Source:
 
 
 def pin(uri: str, *, encoder_files: Mapping[str, str] | None = None, allow_links: bool = False) -> PinnedModel:
-    """Resolve a URI once, and copy every file of the model into the node's cache, hashed in the same pass.
+    """Resolve a URI once, copy every file of the model into the node's cache, hashed in the same pass, and admit it.
 
     Parameters
     ----------
@@ -83,7 +87,7 @@ def pin(uri: str, *, encoder_files: Mapping[str, str] | None = None, allow_links
     ------
     ModelError
         `SPS-MODEL-MISSING`, `SPS-MODEL-FORMAT`, `SPS-MODEL-EXTERNAL`, `SPS-MODEL-LINK`, `SPS-MODEL-ENCODER`,
-        `SPS-MODEL-SIGNATURE`.
+        `SPS-MODEL-SIGNATURE`, `SPS-MODEL-ADMISSION`, `SPS-MODEL-TYPE`.
     ClusterError
         `SPS-ENV-ACCESS`, `SPS-ENV-PACKAGE`, `SPS-ENV-SOURCE`, `SPS-CLUSTER-STORAGE`.
     """
@@ -93,8 +97,6 @@ def pin(uri: str, *, encoder_files: Mapping[str, str] | None = None, allow_links
         fresh = scratch / "model"
         fresh.mkdir(mode=0o700)
         manifest = _graph_files(_Source(folder, uri, allow_links), package.main, fresh)
-        if package.inputs or package.outputs:
-            assert_recorded(package, read_signature(fresh, package.main), uri)
         encoders = [_encoder(i, name, at, fresh) for i, (name, at) in enumerate((encoder_files or {}).items())]
         manifest += encoders
         sha256 = cache.manifest_sha256(manifest)
@@ -102,7 +104,10 @@ def pin(uri: str, *, encoder_files: Mapping[str, str] | None = None, allow_links
         location = folder if readable else f"artifact:{found.uri}"
         ref = ModelRef(uri, found.version or sha256[:12], sha256, location, package.main, tuple(manifest))
         paths = {name: e.path for name, e in zip(encoder_files or (), encoders, strict=True)}
-        return PinnedModel(ref, cache.publish(fresh, ref), paths)
+        flags = admit(ref, fresh).flags  # before this process loads it
+        if package.inputs or package.outputs:
+            assert_recorded(package, read_signature(fresh, package.main), uri)
+        return PinnedModel(ref, cache.publish(fresh, ref), paths, flags)
 
 
 def _package(location: str, uri: str) -> tuple[str, Package]:
@@ -148,9 +153,10 @@ def _contained(location: str, main: str, uri: str) -> str:
     path = PurePosixPath(location)
     # `*/_ORT_MEM_ADDR_/*` is not a file: ONNX Runtime takes its offset for an address in memory.
     bad = path.is_absolute() or not path.parts or ".." in path.parts or "_ORT_MEM_ADDR_" in path.parts
-    if bad or "\\" in location or not location.isprintable():
+    long = any(len(part.encode("utf-8", "replace")) > 255 for part in path.parts) or len(location) > _MAX_PATH
+    if bad or long or "\\" in location or not location.isprintable():
         raise _external_error(
-            f"Expected external data by a relative path inside the model's folder. Got {location!r}.",
+            f"Expected external data by a relative path inside the model's folder. Got {location[:200]!r}.",
             "Do not load this file: no exporter writes such a path. Export the model again.",
             uri,
         )

@@ -46,6 +46,7 @@ CACHE_BYTES = 4 * 1024**3  # bytes of model files behind the cached sessions; th
 _WARM_UP_TIMEOUT_S = 30.0
 _SHRINK_FLOOR_BYTES = 1024 * 1024  # smaller calls are not measured at all
 _SHRINK_FACTOR = 4
+_MAX_TEXT = 1000
 
 _DTYPES = {
     "tensor(bool)": "bool",
@@ -96,6 +97,8 @@ class Session:
         The input of zeros that was tried once after the load; None where the graph's types allow none.
     warm_up_ok : bool
         Whether the model scored it: then it is known to be good.
+    warm_up_error : str or None
+        What it raised instead, or what kept the zeros from being made.
     warm_up_s : float or None
         Seconds that the warm-up call took.
     size_bytes : int
@@ -113,7 +116,8 @@ class Session:
         self.versions = versions()
         self.sizes: dict[Any, Any] = {}
         self._recent_bytes: deque[int] = deque(maxlen=31)
-        self.warm_up = _zeros(self.signature.inputs)
+        self.warm_up_error: str | None = None
+        self.warm_up = self._zeros()
         self.warm_up_ok = False
         self.warm_up_s: float | None = None
 
@@ -184,10 +188,22 @@ class Session:
         try:
             self.run(self.warm_up, [o.name for o in self.signature.outputs if o.dtype in _DTYPES.values()], timeout_s)
         except Exception as cause:  # boundary: whether zeros can be scored is a fact to remember, not a failure
+            self.warm_up_error = f"{type(cause).__name__}: {cause}"
             logger.debug("the warm-up input cannot be scored: %s", type(cause).__name__)
         else:
             self.warm_up_ok = True
         self.warm_up_s = time.perf_counter() - started
+
+    def _zeros(self) -> dict[str, Array] | None:
+        """Zeros of the graph's shapes, with 1 for free dimensions; '' for strings."""
+        inputs = self.signature.inputs
+        if any(info.dtype not in _DTYPES.values() for info in inputs):
+            return None
+        try:
+            return {i.name: _zero(i.dtype, tuple(1 if d is None else d for d in i.shape)) for i in inputs}
+        except (MemoryError, ValueError) as cause:  # a graph may declare any size
+            self.warm_up_error = f"MemoryError: {cause}"
+            return None
 
     def _is_outsized(self, feeds: Feeds) -> bool:
         """Whether the arena should shrink after this call: it never does by itself, so one long input would stay."""
@@ -425,7 +441,7 @@ def _inference_session(main: Path, options: Any, asked: eps.Providers, name: str
 
 
 def _load_error(cause: Exception, name: str, provider: str) -> SparkscoreError:
-    text = str(cause).strip().rstrip(".")
+    text = str(cause).strip()[:_MAX_TEXT].rstrip(".")  # it repeats names, which a file may choose
     lower = text.lower()
     if isinstance(cause, FileNotFoundError) or type(cause).__name__ == "NoSuchFile":
         return error("SPS-MODEL-MISSING", f"Expected the ONNX file of {name}. Got: {text}.", "Check model.uri.")
@@ -470,16 +486,6 @@ def _infos(nodes: Sequence[Any]) -> tuple[TensorInfo, ...]:
 
 def _dimension(size: object) -> int | None:
     return size if isinstance(size, int) and size >= 0 else None
-
-
-def _zeros(inputs: Sequence[TensorInfo]) -> dict[str, Array] | None:
-    """Zeros of the graph's shapes, with 1 for free dimensions; '' for strings."""
-    if any(info.dtype not in _DTYPES.values() for info in inputs):
-        return None
-    try:
-        return {i.name: _zero(i.dtype, tuple(1 if d is None else d for d in i.shape)) for i in inputs}
-    except (MemoryError, ValueError):  # a graph may declare any size
-        return None
 
 
 def _zero(dtype: str, shape: tuple[int, ...]) -> Array:

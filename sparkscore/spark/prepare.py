@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sparkscore.errors import error
 from sparkscore.spark.schemas import fields, quoted, selected
 from sparkscore.spec.columns import resolve
-from sparkscore.spec.expressions import render
+from sparkscore.spec.expressions import needed_names, render
 from sparkscore.spec.scoring import CORRUPT_COL, DROPPED_COL, HELPER_COLS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def apply_where(frame: DataFrame, where: str | None) -> DataFrame:
     """Apply `source.where`, which defines what the input is; a malformed line is never filtered away."""
     if where is None:
         return frame
-    predicate = render(where, "source.where")
+    predicate = _rendered(frame, where, "source.where")
     if CORRUPT_COL in frame.columns:
         predicate = f"({predicate}) OR {CORRUPT_COL} IS NOT NULL"
     return _analysed(frame, "source.where", where, lambda: frame.where(predicate))
@@ -53,7 +53,7 @@ def where_steps(steps: Sequence[Any]) -> dict[int, str]:
 def _with(frame: DataFrame, name: str, text: str, where: str) -> DataFrame:
     from pyspark.sql import functions as F
 
-    expression = F.expr(render(text, where))
+    expression = F.expr(_rendered(frame, text, where))
     if DROPPED_COL in frame.columns:
         expression = F.when(F.col(DROPPED_COL).isNull(), expression)
     return _analysed(frame, where, text, lambda: frame.withColumn(name, expression))
@@ -62,7 +62,7 @@ def _with(frame: DataFrame, name: str, text: str, where: str) -> DataFrame:
 def _mark(frame: DataFrame, index: int, text: str, where: str) -> DataFrame:
     from pyspark.sql import functions as F
 
-    predicate = f"coalesce({render(text, where)}, false)"
+    predicate = f"coalesce({_rendered(frame, text, where)}, false)"
     if CORRUPT_COL in frame.columns:
         predicate = f"({predicate}) OR {CORRUPT_COL} IS NOT NULL"
     before = F.col(DROPPED_COL) if DROPPED_COL in frame.columns else F.lit(None).cast("int")
@@ -80,6 +80,21 @@ def _select(frame: DataFrame, step: Any) -> DataFrame:
         return frame.selectExpr(*(selected((c,), new.get(c, c)) for c in frame.columns))
     dropped = {resolve(r, available)[0] for r in step.drop}
     return frame.selectExpr(*(selected((c,)) for c in frame.columns if c not in dropped))
+
+
+def _rendered(frame: DataFrame, text: str, where: str) -> str:
+    """Write an expression for Spark; a name that it would take for a function of the clock or the user is a column."""
+    rendered = render(text, where)
+    missing = sorted(needed_names(rendered) - {c.lower() for c in frame.columns})
+    if missing:
+        columns = _listed([quoted(c) for c in frame.columns if c not in HELPER_COLS])
+        raise error(
+            "SPS-SPEC-COLUMN",
+            f"Expected an expression over the columns {columns}. Got `{text}` with {', '.join(missing)}.",
+            f"Mend {where}: what depends on the clock or the user is not let through; give it as a ${{variable}}.",
+            where=where,
+        )
+    return rendered
 
 
 def _listed(names: list[str], most: int = 30) -> str:

@@ -69,6 +69,19 @@ _ARGUMENTS = {
     "datediff": (2, 2),
 }
 
+# Calls that pad a small value to any length.
+_PADDING = ("lpad", "rpad")
+_MAX_PADDED = 10_000
+
+# Names that Spark reads as functions of the clock or the session where no column has them, also in backticks
+# (its LiteralFunctionResolution, 4.2).
+_NAMES_OF_FUNCTIONS = frozenset(
+    [
+        *("current_catalog", "current_database", "current_date", "current_schema", "current_time", "current_timestamp"),
+        *("current_user", "grouping__id", "localtime", "localtimestamp", "session_user", "user"),
+    ]
+)
+
 _WORDS: dict[type[exp.Expr], str] = {
     exp.Query: "a subquery",
     exp.Exists: "a subquery",
@@ -127,6 +140,18 @@ def render(expression: str, where: str) -> str:
     raise _refused("text that reads in two ways", "Write it with parentheses.", where)
 
 
+def needed_names(rendered: str) -> set[str]:
+    """Give the columns of an expression, in lower case, whose names Spark would take for functions without them.
+
+    Examples
+    --------
+    >>> needed_names("`user` = 'x' AND `t` < `current_date`") == {"user", "current_date"}
+    True
+    """
+    columns = (n for t in _Sql().parse_into(exp.Condition, rendered) if t is not None for n in t.find_all(exp.Column))
+    return {column.name.lower() for column in columns if len(column.parts) == 1} & _NAMES_OF_FUNCTIONS
+
+
 def _rendered(expression: str, where: str) -> str:
     trees = _Sql().parse_into(exp.Condition, expression)
     if len(trees) != 1 or trees[0] is None:
@@ -149,6 +174,7 @@ def _check(node: exp.Expr, where: str) -> None:
         raise _refused(f"{what}: {_shown(node)}", "Use columns, literals, operators and functions of one row.", where)
     if isinstance(node, exp.Anonymous):
         _check_call(node.name.lower(), len(node.expressions), where)
+        _check_padding(node, where)
     if isinstance(node, exp.Dot) and type(node.expression) is not exp.Identifier:
         raise _refused(f"a call with a qualified name: {_shown(node)}", "Call built-in functions by name.", where)
     if isinstance(node, exp.In) and not node.expressions:
@@ -163,6 +189,15 @@ def _check_call(name: str, arguments: int, where: str) -> None:
     if not least <= arguments <= most:
         fix = f"Give {least} arguments." if least == most else f"Give {least} or more arguments."
         raise _refused(f"{name} with {arguments} arguments", fix, where)
+
+
+def _check_padding(call: exp.Anonymous, where: str) -> None:
+    if call.name.lower() not in _PADDING or len(call.expressions) < 2:
+        return
+    length = call.expressions[1]
+    if not (isinstance(length, exp.Literal) and length.name.isdigit() and int(length.name) <= _MAX_PADDED):
+        fix = f"Give the length as a number, at most {_MAX_PADDED:,}."
+        raise _refused(f"{call.name.lower()} to a length of {_shown(length)}", fix, where)
 
 
 def _shown(node: exp.Expr) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import pickle
 import sys
 import time
 from pathlib import Path
@@ -80,6 +82,17 @@ HOSTILE = {
     "deep nesting": "[" * 5000,
     "too long": yaml.safe_dump(ONNX) + "#" + "x" * (1 << 20),
     "an alias bomb": BOMB + "flavors: {onnx: {data: *p}}\n",
+    "a path with a tag that runs code": "flavors: {onnx: {data: !!python/object/new:os.system [touch ran]}}",
+    "a path with a tag": "flavors: {onnx: {data: !!python/name:os.system model.onnx}}",
+    "two paths": "flavors: {onnx: {data: model.onnx, data: other.onnx}}",
+    "two lists of flavours": "flavors: {onnx: {data: model.onnx}}\nflavors: {onnx: {data: other.onnx}}\n",
+    "only python_function": {
+        "flavors": {"python_function": {"loader_module": "evil", "code": "code", "data": "m.pkl", "env": "conda.yaml"}}
+    },
+    "a list instead of a mapping": [{"flavors": {"onnx": {"data": "model.onnx"}}}],
+    "flavours as a list": {"flavors": [{"onnx": {"data": "model.onnx"}}]},
+    "deep blocks": "\n".join(" " * i + "a:" for i in range(1000)),
+    "questions without end": "flavors: {onnx: {data: model.onnx}}\n" + "? " * 100_000,
 }
 
 
@@ -93,6 +106,68 @@ def test_a_hostile_package_is_refused_quickly_and_nothing_of_it_runs(tmp_path, m
     assert len(str(caught.value)) < 1000
     assert not (tmp_path / "ran").exists()
     assert time.perf_counter() - started < 5
+
+
+NO_HARM = {
+    "an alias bomb beside": BOMB,
+    "an alias of itself": "more: &a {me: *a}\n",
+    "a number that takes minutes to read": "more: 9" + ":59" * 300_000 + "\n",
+    "a tag that runs code, beside": "more: !!python/object/apply:os.mkdir [ran]\n",
+    "pip commands": "env: {pip: ['evil @ http://127.0.0.1:1/evil.tar.gz; touch ran']}\n",
+}
+
+
+@pytest.mark.parametrize("kind", NO_HARM)
+def test_what_stands_beside_the_onnx_flavour_is_never_made(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    uri, started = package(tmp_path / "p", "flavors: {onnx: {data: model.onnx}}\n" + NO_HARM[kind]), time.perf_counter()
+    assert pin(uri).ref.main == "model.onnx"
+    assert not (tmp_path / "ran").exists()
+    assert time.perf_counter() - started < 5
+
+
+class _Payload:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.canary,)
+
+
+def test_pickles_and_code_of_a_package_are_left_alone(tmp_path):
+    flavors = {
+        **ONNX["flavors"],
+        "python_function": {
+            "loader_module": "evil",
+            "code": "code",
+            "data": "model.pkl",
+            "python_model": "model.pkl",
+            "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+        },
+    }
+    uri, canary = package(tmp_path / "p", {"flavors": flavors, "model_code_path": "code/evil.py"}), tmp_path / "ran"
+    pickle.loads(pickle.dumps(_Payload(canary)))
+    assert canary.exists()  # the payload is live
+    canary.unlink()
+    (tmp_path / "p" / "model.pkl").write_bytes(pickle.dumps(_Payload(canary)))
+    (tmp_path / "p" / "code").mkdir()
+    for name in ("code/evil.py", "evil.py", "sitecustomize.py", "conftest.py"):
+        (tmp_path / "p" / name).write_text(f"open({str(canary)!r}, 'w').close()")
+    (tmp_path / "p" / "conda.yaml").write_text("dependencies: [{pip: ['evil @ http://127.0.0.1:1/x']}]")
+    assert [f.path for f in pin(uri).ref.files] == ["model.onnx"]
+    assert not canary.exists()
+
+
+def test_an_mlmodel_that_is_a_pipe_or_a_folder_is_no_package(tmp_path):
+    uri = package(tmp_path / "p")
+    (tmp_path / "p" / "MLmodel").unlink()
+    os.mkfifo(tmp_path / "p" / "MLmodel")
+    assert pin(uri).ref.main == "model.onnx"  # a folder with one ONNX file
+    (tmp_path / "p" / "MLmodel").unlink()
+    (tmp_path / "p" / "MLmodel").mkdir()
+    assert pin(uri).ref.main == "model.onnx"
 
 
 def test_a_package_whose_onnx_file_is_gone_is_missing(tmp_path):

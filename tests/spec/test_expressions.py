@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkscore.errors import SpecError
-from sparkscore.spec.expressions import render
+from sparkscore.spec.expressions import needed_names, render
 
 ACCEPTED = [
     ("a", "`a`"),
@@ -147,6 +147,34 @@ REFUSED = [
     ("array(1, 2)[0]", "function"),
     ("a like any ('x')", "any"),
     ("variant:field", "parse"),
+    ("from_json(s, 'a int', map('mode', 'FAILFAST'))", "from_json"),
+    ("from_csv(s, 'a int')", "from_csv"),
+    ("schema_of_json(s)", "schema_of_json"),
+    ("input_file_block_start()", "input_file_block_start"),
+    ("http_request('http://x')", "http_request"),
+    ("version()", "version"),
+    ("JAVA_METHOD('a', 'b')", "java_method"),
+    ("`java_method`('a', 'b')", "java_method"),
+    ("java_method/**/('a', 'b')", "java_method"),
+    ("java_method -- (a\n('a', 'b')", "java_method"),
+    ("ｊａｖａ_method('a', 'b')", "not on the list"),
+    ("java_method\u200b('a', 'b')", "not on the list"),
+    ("java\0_method('a', 'b')", "not on the list"),
+    ("'a' 'b'", "side by side"),
+    ("'a\\' or reflect('a', 'b')", "parse"),
+    ("if(a, reflect('a', 'b'), 1)", "reflect"),
+    ("a in ('x', reflect('a', 'b'))", "reflect"),
+    ("interval reflect('a', 'b') day", "reflect"),
+    ("extract(day from reflect('a', 'b'))", "reflect"),
+    ("cast(reflect('a', 'b') as int)", "reflect"),
+    ("array_sort(v, (l, r) -> reflect('a', 'b'))", "lambda"),
+    ("identifier('java_method')('a', 'b')", "parse"),
+    ("case when exists (select 1) then 1 end", "subquery"),
+    ("a between (select 1) and 2", "subquery"),
+    ("case when a then (values (1)) end", "subquery"),
+    ("${env:HOME}", "variable"),
+    ("lpad(s, 1000000000, '0')", "length of 1000000000"),
+    ("rpad(s, a, '0')", "length of a"),
     ("(" * 2000 + "a" + ")" * 2000, "parse"),
     ("a + " * 6000 + "a", "characters"),
 ]
@@ -170,6 +198,16 @@ def test_anything_else_is_refused(text: str, says: str) -> None:
     assert caught.value.code == "SPS-SPEC-EXPRESSION"
     assert says in caught.value.message
     assert caught.value.context["at"] == "prepare[0].with.x"
+
+
+def test_the_lists_are_as_long_as_promised() -> None:
+    assert len(ACCEPTED) >= 40
+    assert len(REFUSED) >= 40
+
+
+def test_the_names_that_spark_takes_for_functions_are_told_from_texts_and_calls() -> None:
+    text = "user = 'current_date' and year(a) > b.session_user and t < `Current_Timestamp`"
+    assert needed_names(render(text, "here")) == {"user", "current_timestamp"}
 
 
 def test_a_misspelt_function_is_answered_with_near_names() -> None:
