@@ -51,6 +51,7 @@ def planted(tmp_path: Path, monkeypatch) -> str:
     return folder
 
 
+@pytest.mark.slow
 def test_score_local_guards_where_it_is_asked_to(planted: str, tmp_path: Path) -> None:
     model = linear_model(tmp_path / "linear.onnx")
     policy = {"guard": "always", "max_guard_deaths": 20}

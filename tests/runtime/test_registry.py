@@ -22,7 +22,7 @@ from sparkscore.runtime.models import pin
 from sparkscore.spec.pipeline import load_pipeline
 from tests.scoring import graphs
 
-pytestmark = pytest.mark.mlflow
+pytestmark = [pytest.mark.mlflow, pytest.mark.slow]
 
 
 @pytest.fixture(scope="session")

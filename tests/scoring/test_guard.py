@@ -217,8 +217,9 @@ def test_what_the_child_refuses_to_load_is_the_same_error_as_without_it(tmp_path
 
 
 def test_the_child_is_bounded_in_memory_dies_before_the_worker_and_leaves_no_core(models):
+    before = children()
     session = GuardedSession(models["linear"], SessionPlan(), Path(models["linear"].location))
-    (pid,) = children()
+    (pid,) = children() - before
     limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
     assert [line.split()[3] != "unlimited" for line in limits if line.startswith("Max address space")] == [True]
     assert [line.split()[4] for line in limits if line.startswith("Max core file size")] == ["0"]

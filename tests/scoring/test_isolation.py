@@ -79,6 +79,7 @@ def placements(draw):
     return n, bad
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(placements())
 def test_exactly_the_bad_rows_are_blamed_and_calls_stay_within_the_bound(placement):
