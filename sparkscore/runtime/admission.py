@@ -166,7 +166,8 @@ def _end(done: subprocess.CompletedProcess[str]) -> str:
     code = done.returncode
     how = f"exit code {code}"
     if code < 0:
-        how = f"signal {signal.Signals(-code).name}" + (" (out of CPU time)" if code == -signal.SIGXCPU else "")
+        named = signal.strsignal(-code) or "without a name"
+        how = f"signal {-code} ({'out of CPU time' if code == -signal.SIGXCPU else named})"
     last = (done.stderr.strip().splitlines() or [""])[-1][:300]
     return f"{how}: {last}" if last else how
 

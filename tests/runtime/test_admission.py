@@ -94,8 +94,9 @@ def test_an_honest_model_is_admitted_with_its_flags(place, kind):
 
 
 _ENDS = {
-    "a segfault": ("os.kill(os.getpid(), 11)", "signal SIGSEGV"),
-    "the kernel's OOM killer": ("os.kill(os.getpid(), 9)", "signal SIGKILL"),
+    "a segfault": ("os.kill(os.getpid(), 11)", "signal 11 (Segmentation fault"),
+    "a signal without a name": ("os.kill(os.getpid(), 40)", "signal 40"),
+    "the kernel's OOM killer": ("os.kill(os.getpid(), 9)", "signal 9 (Killed"),
     "no CPU time left": (
         "import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 9))\nwhile True: pass",
         "out of CPU time",
