@@ -160,7 +160,8 @@ def test_9_a_run_that_a_live_driver_owns(spark, sparkscore, pipeline_file, tmp_p
 
 def test_8_a_model_that_never_comes_back_from_its_load(spark, sparkscore, pipeline_file, tmp_path: Path) -> None:
     write_rows(tmp_path / "in", 10, 1)
-    told = _score(sparkscore, pipeline_file(on_error={"load_timeout_s": 0.000001}))
+    # Unguarded: so small a model may be loaded in time by the child of a second attempt.
+    told = _score(sparkscore, pipeline_file(on_error={"load_timeout_s": 0.000001, "guard": "off"}))
     assert (told.exit_code, _result(tmp_path)["code"]) == (8, "SPS-CLUSTER-TIMEOUT")
 
 
