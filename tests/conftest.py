@@ -1,4 +1,4 @@
-"""One lazy Spark session for the whole test run, handed out clean to each test."""
+"""What tests share: a lazy Spark session for the whole run, handed out clean to each, and an S3-compatible server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.servers import S3Server, s3_server
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -43,3 +45,17 @@ def spark(_session: SparkSession) -> Iterator[SparkSession]:
     for table in _session.catalog.listTables():
         if table.isTemporary:
             _session.catalog.dropTempView(table.name)
+
+
+@pytest.fixture(scope="session")
+def _s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with its address and keys in the environment."""
+    for name, value in _s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return _s3_server

@@ -101,8 +101,8 @@ def named_plan(store: Store, run_id: str) -> Plan:
     return plan
 
 
-def places_of(store: Store, plan: Plan) -> tuple[str, ...]:
-    """Give the places of a run that a later command reads or writes: its ledger, sink and quarantines."""
+def places_of(store: Store, plan: Plan) -> tuple[str, str, str]:
+    """Give the places of a run that a later command reads or writes: its ledger, sink and quarantine."""
     from sparkscore.ledger.events import read_events
     from sparkscore.ledger.fold import quarantine_of
 

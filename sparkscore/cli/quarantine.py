@@ -62,13 +62,12 @@ def show_rows(
     master: Master = None,
 ) -> None:
     """Show bad rows of a run: their keys or address, and why. Of a run that is not closed, those committed so far."""
-    from sparkscore.ledger.events import read_events
-    from sparkscore.ledger.fold import quarantine_of
     from sparkscore.run.quarantine import bad_rows
 
     store = store_of(pipeline, ledger, sets)
     plan = named_plan(store, run_id)
-    with answering_session(master, places_of(store, plan)) as spark:
-        bad = bad_rows(spark, plan, quarantine_of(read_events(store, run_id), plan))
+    _, _, quarantine = places = places_of(store, plan)
+    with answering_session(master, places) as spark:
+        bad = bad_rows(spark, plan, quarantine)
         found = [row.asDict(recursive=True) for row in bad.limit(rows).collect()]
     emit(found, as_table(found, _SHOWN) if found else f"run {run_id}: no bad rows", as_json)

@@ -210,9 +210,8 @@ class _Attempt:
         recorded = recorded_proofs(read_events(self.store, self.plan.run_id))
         unrecorded = []
         for seq, commit in sorted(self._standing(recorded).items()):
-            known = recorded.get(seq)
-            if known is not None and known.commit == commit:
-                self.proofs[seq] = known
+            if seq in recorded:
+                self.proofs[seq] = recorded[seq]
             else:
                 unrecorded.append(commit)
         for proof in prove(self.spark, self.plan, unrecorded, self.store) if unrecorded else ():
@@ -238,9 +237,10 @@ class _Attempt:
             self._prove()
             there = self._standing(self.proofs)
             self.proofs = {seq: proof for seq, proof in self.proofs.items() if seq in there}
-            if len(self.proofs) == len(self.plan.units):
+            missing = [unit.seq for unit in self.plan.units if unit.seq not in self.proofs]
+            if not missing:
                 return
-        raise self._overwritten(min(self._lost))
+        raise self._overwritten(missing[0])
 
     def _score(self, unit: Unit) -> None:
         """Score and commit one unit, judge the budget, and prove what is committed when a proof is due.

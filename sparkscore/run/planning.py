@@ -25,7 +25,7 @@ from sparkscore.spark.commit import check_sink
 from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.schemas import arrow_schema
 from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
-from sparkscore.spark.survey import survey
+from sparkscore.spark.survey import Look, survey
 from sparkscore.spec.fingerprint import fingerprint
 from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ScoringPlan
 
@@ -88,7 +88,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
             f"Expected rows in {', '.join(snapshot.locations)}. Got {len(looks)} files without a row.",
             "Check source.location; if an empty input is normal, set on_error.allow_empty: true.",
         )
-    basis = _balance_basis(pipeline, snapshot)
+    basis = _balance_basis(pipeline, snapshot, looks)
     header = {
         "run_id": run_id,
         "ledger_version": LEDGER_VERSION,
@@ -188,8 +188,8 @@ def _assert_atomic(pipeline: Any) -> None:
             )
 
 
-def _balance_basis(pipeline: Any, snapshot: Snapshot) -> str:
+def _balance_basis(pipeline: Any, snapshot: Snapshot, looks: Sequence[Look]) -> str:
     """Say what the planned number of rows rests on."""
-    if pipeline.source.where is not None or snapshot.format in ("csv", "json", "text"):
+    if pipeline.source.where is not None or any(look.rows is None for look in looks):
         return "receipt"
     return "count" if snapshot.route == "delta" or snapshot.format == "binaryFile" else "footer"

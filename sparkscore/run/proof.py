@@ -162,6 +162,9 @@ def standing(
             raise gap(f"unit {commit.unit_seq} as planned", "other files under its number", plan.run_id)
         if there.setdefault(commit.unit_seq, commit) is not commit:
             raise gap(f"one commit of unit {commit.unit_seq}", "two", plan.run_id)
+        version = known[commit.unit_seq].version if commit.unit_seq in known else commit.version
+        if version != commit.version:
+            raise gap(f"unit {commit.unit_seq} at version {version}", f"version {commit.version}", plan.run_id)
     absent = [seq for seq in range(max([*there, *known], default=-1) + 1) if seq not in there]
     oldest = min((row.version for row in history(spark, location)), default=0) if absent else 0
     for seq in absent:

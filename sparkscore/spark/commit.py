@@ -157,8 +157,9 @@ def own_commit(spark: SparkSession, location: str, run_id: str) -> Commit | None
     it; `commits_of` tells then. It costs a small file, where a history costs two Spark jobs.
     """
     version = spark.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
-    info = commit_info(location, int(version)) if version else {}
-    return _of_run(run_id, int(version), info.get("userMetadata")) if version else None
+    if not version:
+        return None
+    return _of_run(run_id, int(version), commit_info(location, int(version)).get("userMetadata"))
 
 
 def _of_run(run_id: str, version: int, user_metadata: str | None) -> Commit | None:

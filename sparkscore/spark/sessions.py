@@ -44,8 +44,8 @@ _CONF = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.sql.session.timeZone": "UTC",
 }
-# A batch asks for throughput, not for short pauses; Spark's classes alone outgrow the room that Java first gives them.
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+# A batch asks for throughput, not for short pauses; Spark's classes alone outgrow the room that Java first gives them.
 _LOCAL_JAVA = "-XX:MetaspaceSize=256m -XX:+UseParallelGC"
 
 
@@ -90,13 +90,14 @@ def local_session(
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ["JAVA_HOME"] = str(java.java_home())
+    on_s3 = any(map(is_s3, places))
     settings = {
         **_CONF,
         **DELTA_CONF,
         **(_ONE_MACHINE if master is None or master.startswith("local") else {}),
         "spark.sql.warehouse.dir": str(cache_root() / "warehouse"),  # Spark's default litters the current folder
-        "spark.jars": ",".join(str(jar) for jar in jars.ensure(s3=any(map(is_s3, places)))),
-        **(_s3_conf() if any(map(is_s3, places)) else {}),
+        "spark.jars": ",".join(str(jar) for jar in jars.ensure(s3=on_s3)),
+        **(_s3_conf() if on_s3 else {}),
         "spark.master": master or f"local[{os.cpu_count() or 2},4]",
         **(conf or {}),
     }

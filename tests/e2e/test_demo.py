@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+
+from tests.e2e.killing import kill_at
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -76,7 +75,7 @@ def test_killed_at_10_50_and_90_percent_it_resumes_to_the_same_bits(demo: Demo, 
     ]
     units = len(list((demo.folder / "ledger" / "receipts" / "flights-demo").iterdir()))
     for fraction in (0.1, 0.5, 0.9):
-        _kill_at(command, tmp_path / "scores" / "_delta_log", max(1, int(fraction * units)))
+        kill_at(command, tmp_path / "scores" / "_delta_log", max(1, int(fraction * units)), within_s=240)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -90,20 +89,6 @@ def _sparkscore(*arguments: str) -> str:
     done = subprocess.run([sys.executable, "-m", "sparkscore", *arguments], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
-
-
-def _kill_at(command: list[str], log: Path, committed: int) -> None:
-    """Start the run, and kill its driver once so many units are committed, wherever it is then."""
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 240
-        while len(list(log.glob("*.json"))) < committed:  # one commit a unit
-            assert driver.poll() is None, "the run ended before it was killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
 
 
 def _scored(receipts: Path) -> set[tuple[int, int]]:

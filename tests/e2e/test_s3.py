@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from deltalake import DeltaTable
 
 from sparkscore.run.pipeline import Pipeline
 from sparkscore.runtime import files
+from tests.e2e.killing import kill_at
 from tests.run.conftest import linear_model, write_rows
 from tests.servers import S3Server, s3_server
 
@@ -64,7 +63,7 @@ def test_a_run_on_s3_that_is_killed_resumes_to_the_bits_of_a_run_on_a_disk(spark
 
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(_document("s3a://lake")))
     command = [sys.executable, "-m", "sparkscore", "score", str(tmp_path / "p.yaml"), "--run-id", "r1", "--json"]
-    _kill_after_the_first_commit(command, s3.folder / "lake" / "out" / "_delta_log")
+    kill_at(command, s3.folder / "lake" / "out" / "_delta_log", 1, within_s=200)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -91,20 +90,6 @@ def test_wrong_keys_end_a_run_with_one_clear_error_that_shows_no_secret(s3: S3Se
     assert "[SPS-ENV-ACCESS]" in done.stderr
     assert "canary" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-
-
-def _kill_after_the_first_commit(command: list[str], log: Path) -> None:
-    """Start the run, and kill its driver once a unit is committed, wherever it is then."""
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 200
-        while not list(log.glob("*.json")):
-            assert driver.poll() is None, "the run ended before it was killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
 
 
 def _table(place: str | Path, s3: S3Server | None = None) -> pa.Table:

@@ -102,6 +102,18 @@ def test_commits_that_were_cleaned_from_the_log_are_not_lost(
     assert (run.summary().ok_rows, run.summary().reused_units) == (ROWS, 2)
 
 
+def test_a_unit_at_another_version_than_the_ledger_says_is_a_gap(
+    spark, pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "in", ROWS, 3)
+    monkeypatch.setattr(batch, "_PROOF_EVERY_S", 0.0)
+    _stopped_after(2, spark, pipeline)
+    for event in (tmp_path / "out_ledger" / "events").rglob("*.json"):
+        event.write_text(event.read_text().replace('"committed_version": 1', '"committed_version": 7'))
+    with pytest.raises(SparkscoreError, match=r"SPS-LEDGER-GAP.*unit 1 at version 7.*version 1"):
+        pipeline().run(spark, run_id="r1")
+
+
 def _stopped_after(units: int, spark: Any, pipeline: Any) -> None:
     def stop(done: int, *_: object) -> None:
         if done == units:
