@@ -1,0 +1,171 @@
+"""Each crash point of the run's protocol under a resume, a rerun and twins: no row is lost, none is there twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import pytest
+
+from sparkscore.errors import SparkscoreError
+from sparkscore.ledger.plans import read_plan
+from sparkscore.run.result import Summary
+from tests.protocol.stand_ins import rows_of
+from tests.protocol.world import RUN, Death, Driver, Point, World
+
+# In the order of time, `reliability.md` 7.6.
+POINTS = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C11", "C9", "C12")
+
+
+def wrong(world: World) -> list[str]:
+    """Say what is wrong with a run that ended well: rows lost, twice or not as scored, or books that disagree."""
+    found = []
+    store = Driver(world, 0, False).store
+    plan = read_plan(store, RUN)
+    assert plan is not None
+    model = int(plan.header["model"]["version"])
+    scored = [row for unit in plan.units for row in rows_of(plan, unit, model)]
+    expected = Counter((row.key, row.value, row.status) for row in scored if row.status != "filtered")
+    seen = Counter((row.key, row.value, row.status) for row in world.rows())
+    lost, twice = expected - seen, seen - expected
+    found += [f"lost: {row}" for row in lost] + [f"duplicated or wrong: {row}" for row in twice]
+    bad = {f"{RUN}/{row.key}" for row in scored if row.status == "error"}
+    if set(world.quarantine) != bad:
+        found.append(f"quarantine holds {sorted(world.quarantine)}")
+    if not world.events("run_closed"):
+        found.append("no event says that the run closed")
+    return found
+
+
+def succeeded(outcome: object) -> Summary:
+    assert isinstance(outcome, Summary), outcome
+    assert outcome.state == "SUCCEEDED"
+    assert (outcome.ok_rows, outcome.quarantined_rows, sum(outcome.filtered_rows.values())) == (8, 3, 1)
+    assert outcome.planned_rows == 12
+    return outcome
+
+
+def dies_at(world: World, point: Point) -> None:
+    """Start a driver and kill it at a point."""
+    driver = world.start()
+    assert driver.until(lambda at: at == point), f"no driver came to {point}: {driver.outcome}"
+    driver.kill()
+    assert isinstance(driver.outcome, Death)
+
+
+def resume(world: World, point: Point) -> None:
+    """The same run id once more, when the first driver is dead."""
+    dies_at(world, point)
+    succeeded(world.start().end())
+
+
+def rerun(world: World, point: Point) -> None:
+    """The driver dies there, the next one too if it comes there again, and two more starts follow."""
+    dies_at(world, point)
+    second = world.start()
+    if second.until(lambda at: at == point):
+        second.kill()
+    succeeded(world.start().end())
+    rows = len(world.rows())
+    assert succeeded(world.start().end()).repeated
+    assert len(world.rows()) == rows
+
+
+def twin_that_wakes_late(world: World, point: Point) -> None:
+    """The driver stands still there, is passed over, and wakes when its successor has ended."""
+    zombie = _stands_still_at(world, point)
+    succeeded(world.start().end())
+    rows = len(world.rows())
+    _wakes(zombie)
+    assert len(world.rows()) == rows
+
+
+def twin_that_wakes_early(world: World, point: Point) -> None:
+    """The driver wakes when its successor knows where to go on, and stands right before it writes."""
+    zombie = _stands_still_at(world, point)
+    successor = world.start()
+    successor.until(lambda at: at == Point("write", "before"))
+    _wakes(zombie)
+    succeeded(successor.end())
+
+
+def _stands_still_at(world: World, point: Point) -> Driver:
+    zombie = world.start()
+    assert zombie.until(lambda at: at == point), f"no driver came to {point}: {zombie.outcome}"
+    zombie.still = True
+    return zombie
+
+
+def _wakes(zombie: Driver) -> None:
+    """Let a driver go on to its end: it learns that it was passed over, or it was past its last write that counts."""
+    zombie.still = False
+    outcome = zombie.end()
+    fenced = isinstance(outcome, SparkscoreError) and outcome.code == "SPS-FENCED"
+    assert fenced or "fence" in zombie.world.broken or succeeded(outcome)
+
+
+HOWS: dict[str, Callable[[World, Point], None]] = {
+    how.__name__: how for how in (resume, rerun, twin_that_wakes_late, twin_that_wakes_early)
+}
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    found = World()
+    with found.patched():
+        yield found
+        for driver in found.drivers:
+            driver.kill()
+
+
+def test_an_undisturbed_run_passes_every_crash_point(world: World) -> None:
+    seen = []
+    driver = world.start()
+    driver.until(lambda at: bool(seen.append(at)))
+    succeeded(driver.outcome)
+    assert not wrong(world)
+    first = dict.fromkeys(point.name for point in seen if point.name in POINTS)
+    assert tuple(first) == POINTS
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", POINTS)
+def test_no_row_is_lost_or_twice(world: World, name: str, when: str, how: str) -> None:
+    HOWS[how](world, Point(name, when))
+    assert not wrong(world)
+
+
+def _cases_that_turn_red(broken: str) -> list[str]:
+    """Break a protection in every case, and name those that notice."""
+    red = []
+    for name, when, how in product(POINTS, ("before", "after"), HOWS):
+        world = World(broken=frozenset({broken}))
+        with world.patched():
+            try:
+                HOWS[how](world, Point(name, when))
+                assert not wrong(world)
+            except AssertionError:
+                red.append(f"{name}-{when}-{how}")
+            for driver in world.drivers:
+                driver.kill()
+    return red
+
+
+@pytest.mark.parametrize(
+    "broken, noticed_by",
+    [
+        # With the attempt in the version, a successor that has looked already writes the unit once more.
+        ("fence in the transaction", "C5-before-twin_that_wakes_early"),
+        ("transactions", "C5-before-twin_that_wakes_late"),
+        ("proof", "C5-after-resume"),
+        ("write-once", "C1-before-twin_that_wakes_late"),
+    ],
+)
+def test_without_a_protection_the_crash_points_turn_red(broken: str, noticed_by: str) -> None:
+    assert noticed_by in _cases_that_turn_red(broken)
+
+
+def test_rows_stay_exact_without_the_fence_which_only_ends_a_driver_early() -> None:
+    assert not _cases_that_turn_red("fence")
