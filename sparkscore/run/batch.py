@@ -200,7 +200,9 @@ class _Attempt:
         What an earlier attempt recorded of a unit is taken as it is; a unit that was committed and not recorded,
         because its driver died in between, is proved now.
         """
-        recorded = recorded_proofs(read_events(self.store, self.plan.run_id))
+        events = read_events(self.store, self.plan.run_id)
+        self._lost = {e["unit_seq"]: e["version"] for e in events if e["event"] == "commit_lost" and "version" in e}
+        recorded = recorded_proofs(events)
         unrecorded = []
         for seq, commit in sorted(self._standing(recorded).items()):
             if seq in recorded:
@@ -217,7 +219,7 @@ class _Attempt:
         there, lost = self.line.standing(known)
         for seq in lost:
             self._lost[seq] = (known[seq].version or 0) if seq in known else 0
-            self.events.write("commit_lost", unit_seq=seq)
+            self.events.write("commit_lost", unit_seq=seq, version=self._lost[seq])
         return there
 
     def _score_all(self, progress: Progress) -> None:

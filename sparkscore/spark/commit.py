@@ -36,6 +36,7 @@ __all__ = [
     "count_units",
     "discard",
     "own_commit",
+    "shut_out",
     "ss_sql",
     "with_ss",
     "write_unit",
@@ -271,18 +272,21 @@ def _refuse_other_files(location: str) -> None:
 def discard(spark: SparkSession, table: DeltaTable, run_id: str, last_unit: int) -> bool:
     """Delete a run's rows from the sink in one commit; False when there is no table.
 
-    First, an append without rows carries the transaction of the run's last unit. After it Delta skips what a driver
-    that was taken for dead still commits of this run.
-
     Delta's commands take no named parameters (Spark 4.2: UNBOUND_SQL_PARAMETER); a run id holds no quote.
     """
     if not history(spark, table.sql, limit=1):
         return False
-    nothing = table.read(spark).limit(0)
-    transaction = {"txnAppId": app_id(run_id), "txnVersion": str(last_unit)}
-    table.save(nothing.write.format("delta").mode("append").options(**transaction))
+    shut_out(spark, table, run_id, last_unit)
     spark.sql(f"DELETE FROM {table.sql} WHERE _ss.run_id = '{run_id}'")
     return True
+
+
+def shut_out(spark: SparkSession, table: DeltaTable, run_id: str, last_unit: int) -> None:
+    """Append no row under the transaction of a unit: up to that unit, Delta then skips or refuses what a driver that
+    was taken for dead still commits of this run.
+    """
+    transaction = {"txnAppId": app_id(run_id), "txnVersion": str(last_unit)}
+    table.save(table.read(spark).limit(0).write.format("delta").mode("append").options(**transaction))
 
 
 def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Constant]:

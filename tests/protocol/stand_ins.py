@@ -19,13 +19,13 @@ import pytest
 from pyspark.errors import PySparkException
 
 from sparkscore.ledger.plans import LEDGER_VERSION, InputFile, Plan, Unit, unit_id
-from sparkscore.run import batch, proof
+from sparkscore.run import batch, delta_line
 from sparkscore.spark import commit
 from sparkscore.spark.commit import Commit, Committed
 from sparkscore.spec.fingerprint import fingerprint
 from sparkscore.spec.pipeline import load_pipeline
 
-__all__ = ["Entry", "Row", "Session", "pipeline", "put", "rows_of", "unproved"]
+__all__ = ["Entry", "Row", "Session", "pipeline", "put", "rows_of", "without_looking"]
 
 ROWS = 4  # of a unit, over two partitions: one is bad, and one of unit 1 is filtered
 BAD, FILTERED = 2, (1, 3)
@@ -105,10 +105,7 @@ class Frame:
         with driver.at("C4"):
             pass
         with driver.at("C6" if self.unit.seq == world.units - 1 else "C5"):
-            if app is not None and any(entry.app_id == app for entry in world.log[seen:]):
-                raise PySparkException("ConcurrentTransactionException: [DELTA_CONCURRENT_TRANSACTION] …")
-            world.log.append(Entry(app, version, self.settings["userMetadata"], rows))
-            self.session.last_version = len(world.log) - 1
+            _append(self.session, seen, Entry(app, version, self.settings["userMetadata"], rows))
 
     def _transaction(self) -> tuple[str | None, int]:
         broken, version = self.session.world.broken, int(self.settings["txnVersion"])
@@ -129,6 +126,23 @@ class Frame:
             kept = [row for row in share if row.status != "filtered"]
             rows += [Row(**{**vars(row), "task_id": task}) for row in kept]
         return tuple(rows)
+
+
+def _append(session: Session, seen: int, entry: Entry) -> None:
+    """Commit what was begun when the log had `seen` entries."""
+    log = session.world.log
+    if entry.app_id is not None and any(other.app_id == entry.app_id for other in log[seen:]):
+        raise PySparkException("ConcurrentTransactionException: [DELTA_CONCURRENT_TRANSACTION] …")
+    log.append(entry)
+    session.last_version = len(log) - 1
+
+
+def _shut_out(session: Session, _: object, run_id: str, last_unit: int) -> None:
+    log, app, driver = session.world.log, commit.app_id(run_id), threading.current_thread()
+    if _newest(log, app) < last_unit:
+        seen = len(log)
+        with driver.at("shut out"):
+            _append(session, seen, Entry(app, last_unit, "", ()))
 
 
 def rows_of(plan: Plan, unit: Unit, model: int) -> Iterator[Row]:
@@ -240,9 +254,20 @@ def _newest(log: Sequence[Entry], app: str) -> int:
     return max((entry.txn_version for entry in log if entry.app_id == app), default=-1)
 
 
-def unproved(spark: Session, _: str, __: str, unit: Unit) -> Commit:
-    """What a run that does not look would take for its commit."""
-    return Commit(len(spark.world.log) - 1, unit.seq, unit.unit_id, threading.current_thread().number + 1)
+def _sweep(_: Any) -> None:
+    with threading.current_thread().at("C10"):
+        pass  # files that no commit names are VACUUM's
+
+
+def without_looking(patch: pytest.MonkeyPatch) -> None:
+    """Let the run take for granted that what it wrote is there, and what it did not write is not."""
+
+    def unproved(line: Any, unit: Unit, **_: Any) -> Commit:
+        driver = threading.current_thread()
+        return Commit(len(driver.world.log) - 1, unit.seq, unit.unit_id, driver.number + 1)
+
+    patch.setattr(delta_line.DeltaLine, "find", unproved)
+    patch.setattr(delta_line.DeltaLine, "standing", lambda _, known: (dict(known), []))
 
 
 def put(patch: pytest.MonkeyPatch) -> None:
@@ -256,11 +281,13 @@ def put(patch: pytest.MonkeyPatch) -> None:
         "_unit_frame",
         lambda self, unit: Frame(self.spark, self.plan, unit, int(self.job.scoring.model.version), self.claim.attempt),
     )
-    for module in (commit, proof):
+    for module in (commit, delta_line):
         patch.setattr(module, "history", _history)
+    patch.setattr(delta_line.DeltaLine, "sweep", _sweep)
+    patch.setattr(delta_line, "shut_out", _shut_out)
     patch.setattr(commit, "commit_info", lambda _, version: _info(version))
-    patch.setattr(proof, "count_units", _count_units)
-    patch.setattr(proof, "count_rows", _count_rows)
+    patch.setattr(delta_line, "count_units", _count_units)
+    patch.setattr(delta_line, "count_rows", _count_rows)
 
 
 def _info(version: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -15,7 +16,7 @@ from tests.protocol.stand_ins import rows_of
 from tests.protocol.world import RUN, Death, Driver, Point, World
 
 # In the order of time, `reliability.md` 7.6.
-POINTS = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C11", "C9", "C12")
+POINTS = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C11", "C9", "C12", "C10")
 
 
 def wrong(world: World) -> list[str]:
@@ -134,6 +135,41 @@ def test_an_undisturbed_run_passes_every_crash_point(world: World) -> None:
 @pytest.mark.parametrize("name", POINTS)
 def test_no_row_is_lost_or_twice(world: World, name: str, when: str, how: str) -> None:
     HOWS[how](world, Point(name, when))
+    assert not wrong(world)
+
+
+def _loses(world: World, version: int) -> None:
+    """Another writer's entry stands where a version was, as on a store without put-if-absent."""
+    world.log[version] = replace(world.log[version], app_id=None, user_metadata="", rows=())
+
+
+def test_of_two_drivers_that_make_a_lost_commit_again_one_does(world: World) -> None:
+    """The second one is started when the first has told of the loss, and only by that learns what was lost where."""
+    world.units = 1
+    dies_at(world, Point("C7", "after"))
+    _loses(world, 0)
+    first = world.start()
+    assert first.until(lambda at: at == Point("write", "before"))
+    second = world.start(take_over=True)
+    assert second.until(lambda at: at == Point("write", "before"))
+    first.end()
+    assert isinstance(second.end(), Summary)
+    assert not wrong(world)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_driver_that_wakes_into_a_repair_adds_nothing_to_it(world: World, when: str) -> None:
+    """It stood still before its commit, another driver's commit of the unit was lost, and a third makes it again."""
+    world.units = 1
+    zombie = _stands_still_at(world, Point("C6", "before"))
+    successor = world.start()
+    assert successor.until(lambda at: at == Point("C7", "after"))
+    successor.kill()
+    _loses(world, 0)
+    third = world.start()
+    assert third.until(lambda at: at == Point("shut out", when))
+    _wakes(zombie)
+    assert isinstance(third.end(), Summary)
     assert not wrong(world)
 
 
