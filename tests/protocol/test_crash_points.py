@@ -173,6 +173,15 @@ def test_a_driver_that_wakes_into_a_repair_adds_nothing_to_it(world: World, when
     assert not wrong(world)
 
 
+def test_a_driver_that_dies_in_a_repair_leaves_it_to_the_next(world: World) -> None:
+    world.units = 1
+    dies_at(world, Point("C7", "after"))
+    _loses(world, 0)
+    dies_at(world, Point("shut out", "after"))
+    assert isinstance(world.start().end(), Summary)
+    assert not wrong(world)
+
+
 def _cases_that_turn_red(broken: str) -> list[str]:
     """Break a protection in every case, and name those that notice."""
     red = []
