@@ -1,5 +1,5 @@
 # What a person types here. Each target sets up what it needs, once, and works from a fresh clone.
-.PHONY: help demo test check lint bench docs clean
+.PHONY: help demo test check lint bench chaos docs clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -12,6 +12,7 @@ help:
 	@echo "make test    the whole test suite, real parts included"
 	@echo "make check   what to run before each commit: ruff, mypy, import contract, house rules, fast tests"
 	@echo "make bench   the table of benchmarks/"
+	@echo "make chaos   the faults of docs/reliability.md, played with real processes (about an hour)"
 	@echo "make docs    the documentation, into site/"
 	@echo "make clean   remove everything that the others made"
 
@@ -33,6 +34,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos --points --write
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict

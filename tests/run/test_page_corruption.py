@@ -66,8 +66,7 @@ def test_of_60_flips_none_changes_a_row_unseen(spark, pipeline, tmp_path: Path) 
 
     with ThreadPoolExecutor(2) as pool:
         checked, unchecked = Counter(pool.map(ours, paths)), Counter(pool.map(by_default, paths[::3]))
-    print(f"of {FLIPS} flips: {dict(checked)}; of {len(paths[::3])} by Spark's default: {dict(unchecked)}")
-    assert checked["another answer"] == 0
+    assert set(checked) <= {"caught", "the same rows"}, checked
     assert checked["caught"] >= 0.9 * FLIPS
     assert unchecked["another answer"] >= 0.25 * len(paths[::3])  # so much passes where nobody looks
 
@@ -81,8 +80,7 @@ def _verdict(read, whole: pa.Table) -> str:
     try:
         found = read()
     except SparkscoreError as cause:
-        assert cause.code == "SPS-DATA-FILE", str(cause)
-        return "caught"
+        return "caught" if cause.code == "SPS-DATA-FILE" else cause.code
     except Exception:  # boundary: Spark's own failure, of a reader without our option
         return "caught"
     return "the same rows" if found.cast(whole.schema).equals(whole) else "another answer"
