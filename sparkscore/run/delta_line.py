@@ -16,9 +16,11 @@ from sparkscore.spark.commit import (
     count_units,
     discard,
     own_commit,
+    table_of,
     write_unit,
 )
-from sparkscore.spark.delta_log import DeltaTable, history
+from sparkscore.spark.delta_log import history
+from sparkscore.spark.views import make_views
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -36,7 +38,7 @@ class DeltaLine:
         self._sink = sink
         self._plan = plan
         self._run_id = plan.run_id
-        self._table = DeltaTable(sink.location)
+        self._table = table_of(sink)
         self.app_id: str | None = app_id(plan.run_id)
 
     def write(self, frame: DataFrame, commit: Commit) -> None:
@@ -125,11 +127,14 @@ class DeltaLine:
         return self._table.read(self._spark).where(F.col("_ss.run_id") == self._run_id)
 
     def publish(self, rows: Mapping[int, int], attempt: int) -> None:
-        """Do nothing: each unit was shown by its commit."""
+        """Make the views of a catalog table; each unit was shown by its commit."""
+        if rows:
+            make_views(self._spark, self._table)
 
     def discard(self) -> bool:
         """Delete the run's rows in one commit, and close the table to the run's transactions."""
-        return discard(self._spark, self._table, self._run_id, max(len(self._plan.units) - 1, 0))
+        last = (app_id(self._run_id), max(len(self._plan.units) - 1, 0))
+        return discard(self._spark, self._table, self._run_id, last)
 
     def sweep(self) -> None:
         """Do nothing: files that no commit names are VACUUM's."""
