@@ -189,6 +189,8 @@ class _Attempt:
         )
         for message in self.plan.header["narrowing"]:
             self.events.write("narrowing", detail=message)
+        for message in self.plan.header.get("sink_weaker", ()):
+            self.events.write("at_least_once", detail=message)
         if self.plan.header["input_ss"]:
             self.events.write("input_ss_dropped", detail="the source has a column _ss; rename it in prepare to keep it")
         with mapped(self.spark):

@@ -17,9 +17,11 @@ from sparkscore.spark.commit import (
     discard,
     own_commit,
     shut_out,
+    table_of,
     write_unit,
 )
-from sparkscore.spark.delta_log import DeltaTable, history
+from sparkscore.spark.delta_log import history
+from sparkscore.spark.views import make_views
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -37,7 +39,7 @@ class DeltaLine:
         self._sink = sink
         self._plan = plan
         self._run_id = plan.run_id
-        self._table = DeltaTable(sink.location)
+        self._table = table_of(sink)
         self.app_id: str | None = app_id(plan.run_id)
 
     def write(self, frame: DataFrame, commit: Commit) -> None:
@@ -47,7 +49,7 @@ class DeltaLine:
         it under the run's: it is shut out first, and if it was quicker, its commit is the unit's.
         """
         if commit.version is not None and commit.version >= 0:
-            shut_out(self._spark, self._table, self._run_id, commit.unit_seq)
+            shut_out(self._spark, self._table, (app_id(self._run_id), commit.unit_seq))
             if self.find(self._plan.units[commit.unit_seq], again=True) is not None:
                 return
         write_unit(frame, self._sink, commit, self._run_id, self._plan.sha256)
@@ -134,11 +136,14 @@ class DeltaLine:
         return self._table.read(self._spark).where(F.col("_ss.run_id") == self._run_id)
 
     def publish(self, rows: Mapping[int, int], attempt: int) -> None:
-        """Do nothing: each unit was shown by its commit."""
+        """Make the views of a catalog table; each unit was shown by its commit."""
+        if rows:
+            make_views(self._spark, self._table)
 
     def discard(self) -> bool:
         """Delete the run's rows in one commit, and close the table to the run's transactions."""
-        return discard(self._spark, self._table, self._run_id, max(len(self._plan.units) - 1, 0))
+        last = (app_id(self._run_id), max(len(self._plan.units) - 1, 0))
+        return discard(self._spark, self._table, self._run_id, last)
 
     def sweep(self) -> None:
         """Do nothing: files that no commit names are VACUUM's."""

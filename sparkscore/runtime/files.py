@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileStat",
+    "delete_folder",
     "filesystem",
     "is_s3",
     "list_files",
     "local_path",
+    "move",
+    "names_in",
     "read_bytes",
     "read_chunks",
     "s3_endpoint",
@@ -130,6 +133,38 @@ def write_bytes(uri: str, data: bytes) -> None:
             handle.create_dir(str(Path(path).parent), recursive=True)
         with handle.open_output_stream(path, compression=None) as sink:
             sink.write(data)
+
+
+def names_in(uri: str) -> list[str]:
+    """List the names of a folder's files and folders, not deeper, sorted; empty when there is no such folder."""
+    from pyarrow import fs
+
+    handle, path = filesystem(uri)
+    with _mapped(uri):
+        found = handle.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(f.base_name for f in found)
+
+
+def move(source: str, target: str) -> None:
+    """Rename a file or a folder, with the folders above the target; a missing one raises FileNotFoundError.
+
+    A folder does not go onto one that holds files. Not for S3, which would copy.
+    """
+    handle, old = filesystem(source)
+    _, new = filesystem(target)
+    with _mapped(source):
+        handle.create_dir(new.rsplit("/", 1)[0], recursive=True)
+        handle.move(old, new)
+
+
+def delete_folder(uri: str) -> None:
+    """Delete a folder with all that is in it; one that is not there is no error."""
+    from pyarrow import fs
+
+    handle, path = filesystem(uri)
+    with _mapped(uri):
+        if handle.get_file_info(path).type == fs.FileType.Directory:
+            handle.delete_dir(path)
 
 
 def stat(uris: Sequence[str]) -> list[FileStat | None]:

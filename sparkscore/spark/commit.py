@@ -24,21 +24,27 @@ from sparkscore.spec.scoring import ERR_COL, POINTER_COL
 from sparkscore.tables import ERR, SS
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 __all__ = [
     "Commit",
     "Committed",
     "app_id",
+    "assert_same_columns",
     "check_sink",
     "commits_of",
     "count_rows",
+    "count_statuses",
     "count_units",
     "discard",
     "own_commit",
+    "publish_app_id",
+    "published_at",
     "shut_out",
     "ss_sql",
+    "table_of",
     "with_ss",
+    "write_run",
     "write_unit",
 ]
 
@@ -71,9 +77,19 @@ class Committed:
     files: tuple[tuple[str, int], ...]
 
 
+def table_of(sink: Any) -> DeltaTable:
+    """Give the Delta table that a sink names."""
+    return DeltaTable(sink.location or "", sink.table or "")
+
+
 def app_id(run_id: str) -> str:
     """The run's Delta application id; its transaction versions are the units' positions."""
     return f"sparkscore/{run_id}"
+
+
+def publish_app_id(run_id: str) -> str:
+    """The Delta application id of the one commit that publishes a run; its version is 0."""
+    return f"{app_id(run_id)}/publish"
 
 
 def with_ss(scored: DataFrame, constants: Mapping[str, Constant]) -> DataFrame:
@@ -146,7 +162,34 @@ def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sh
     )
     if sink.partition_by:
         writer = writer.partitionBy(*sink.partition_by)
-    DeltaTable(sink.location).save(writer)
+    table_of(sink).save(writer)
+
+
+def write_run(frame: DataFrame, sink: Any, run_id: str, attempt: int, plan_sha256: str) -> None:
+    """Write a whole run's rows in one commit, beside what is there or in its place; a second time Delta skips it."""
+    metadata = {"run_id": run_id, "publish": True, "attempt": attempt, "plan_sha256": plan_sha256}
+    writer = (
+        frame.write.format("delta")
+        .mode(sink.mode)
+        .options(**sink.options)
+        .option("txnAppId", publish_app_id(run_id))
+        .option("txnVersion", "0")
+        .option("userMetadata", json.dumps(metadata))
+    )
+    if sink.replace_where:
+        writer = writer.option("replaceWhere", sink.replace_where)
+    if sink.partition_by:
+        writer = writer.partitionBy(*sink.partition_by)
+    table_of(sink).save(writer)
+
+
+def published_at(spark: SparkSession, table: DeltaTable, run_id: str) -> int | None:
+    """Give the version that published a run, as the table's history has it; None when none did."""
+    for row in history(spark, table.sql):
+        found = _metadata(row.userMetadata)
+        if found.get("run_id") == run_id and found.get("publish"):
+            return int(row.version)
+    return None
 
 
 def commits_of(spark: SparkSession, table: DeltaTable, run_id: str, limit: int | None = None) -> list[Commit]:
@@ -185,13 +228,27 @@ def count_units(spark: SparkSession, table: DeltaTable, run_id: str, unit_ids: S
     rows = table.read(spark)
     metadata = rows.metadataColumn("_metadata")
     ours = rows.where((F.col("_ss.run_id") == run_id) & F.col("_ss.unit_id").isin(list(unit_ids)))
+    written = F.collect_set(F.struct(metadata.getField("file_path"), metadata.getField("file_size")))
+    return _counted(ours, unit_ids, written)
+
+
+def count_statuses(rows: DataFrame, unit_ids: Sequence[str]) -> dict[str, Committed]:
+    """Count rows of units by status, where their files are known without a look at the rows."""
+    from pyspark.sql import functions as F
+
+    return _counted(rows, unit_ids, F.array())
+
+
+def _counted(rows: DataFrame, unit_ids: Sequence[str], written: Column) -> dict[str, Committed]:
+    from pyspark.sql import functions as F
+
     counted = (
-        ours.groupBy(F.col("_ss.unit_id").alias("unit_id"))
+        rows.groupBy(F.col("_ss.unit_id").alias("unit_id"))
         .agg(
             F.expr("count_if(_ss.status = 'ok')").alias("ok"),
             F.expr("count_if(_ss.status = 'error')").alias("bad"),
             F.collect_set("_ss.task_attempt_id").alias("tasks"),
-            F.collect_set(F.struct(metadata.getField("file_path"), metadata.getField("file_size"))).alias("files"),
+            written.alias("files"),
         )
         .collect()
     )
@@ -202,11 +259,11 @@ def count_units(spark: SparkSession, table: DeltaTable, run_id: str, unit_ids: S
     return {unit_id: found.get(unit_id, Committed(0, 0, frozenset(), ())) for unit_id in unit_ids}
 
 
-def count_rows(spark: SparkSession, table: DeltaTable, run_id: str) -> dict[int, int]:
-    """Count the rows that the sink holds of a run now, by unit; reads one column of the run's own files."""
+def count_rows(spark: SparkSession, table: DeltaTable, run_id: str, version: int | None = None) -> dict[int, int]:
+    """Count the rows that the sink holds of a run, now or at a version, by unit; reads one column of its own files."""
     from pyspark.sql import functions as F
 
-    ours = table.read(spark).where(F.col("_ss.run_id") == run_id)
+    ours = table.read(spark, version).where(F.col("_ss.run_id") == run_id)
     return {
         row.unit: row.rows
         for row in ours.groupBy(F.col("_ss.unit_seq").alias("unit")).agg(F.count("*").alias("rows")).collect()
@@ -224,18 +281,12 @@ def check_sink(spark: SparkSession, table: DeltaTable, expected: pa.Schema, part
         `SPS-ENV-SINK` when the table forgets transactions, which exactly-once writes rest on.
     """
     if not history(spark, table.sql, limit=1):
-        _refuse_other_files(table.location)
+        if table.name:
+            _refuse_other_table(spark, table)
+        else:
+            _refuse_other_files(table.location)
         return
-    there = {f.name.lower(): f.type for f in arrow_schema(table.read(spark).schema)}
-    for column in expected:
-        found = there.get(column.name.lower())
-        if found is None or not _same_type(found, column.type):
-            raise error(
-                "SPS-SPEC-SINK",
-                f"Expected the sink {table} to have the column {column.name}: {_short(column.type)}. "
-                f"Got {'no such column' if found is None else _short(found)}; it has {', '.join(there)}.",
-                "Give sink.location a new table, or name the outputs and kept columns as the table has them.",
-            )
+    assert_same_columns({f.name.lower(): f.type for f in arrow_schema(table.read(spark).schema)}, expected, str(table))
     detail = spark.sql(f"DESCRIBE DETAIL {table.sql}").select("properties", "partitionColumns").collect()
     found = list(detail[0].partitionColumns)
     if partition_by and [n.lower() for n in partition_by] != [n.lower() for n in found]:
@@ -254,6 +305,44 @@ def check_sink(spark: SparkSession, table: DeltaTable, expected: pa.Schema, part
         )
 
 
+def assert_same_columns(there: Mapping[str, pa.DataType], expected: pa.Schema, sink: str) -> None:
+    """Refuse a sink without a column of the run, or with another type of it.
+
+    Raises
+    ------
+    SpecError
+        `SPS-SPEC-SINK`.
+    """
+    for column in expected:
+        found = there.get(column.name.lower())
+        if found is None or not _same_type(found, column.type):
+            raise error(
+                "SPS-SPEC-SINK",
+                f"Expected the sink {sink} to have the column {column.name}: {_short(column.type)}. "
+                f"Got {'no such column' if found is None else _short(found)}; it has {', '.join(there)}.",
+                "Give sink.location a new table, or name the outputs and kept columns as the table has them.",
+            )
+
+
+def _refuse_other_table(spark: SparkSession, table: DeltaTable) -> None:
+    """Refuse a name of the catalog that stands for a view or for another format, and a database that is not there."""
+    if spark.catalog.tableExists(table.name):
+        raise error(
+            "SPS-SPEC-SINK",
+            f"Expected a Delta table or a new name at {table}. Got a view, or a table of another format.",
+            "Give sink.table another name.",
+            where="sink.table",
+        )
+    *above, _ = table.name.split(".")
+    if above and not spark.catalog.databaseExists(".".join(above)):
+        raise error(
+            "SPS-SPEC-SINK",
+            f"Expected a schema {'.'.join(above)} for the table {table}. Got none.",
+            f"Make it: CREATE SCHEMA {'.'.join(above)}.",
+            where="sink.table",
+        )
+
+
 def _refuse_other_files(location: str) -> None:
     """Refuse a folder of another's files, in which Delta would make a table beside them without a word.
 
@@ -269,24 +358,26 @@ def _refuse_other_files(location: str) -> None:
             )
 
 
-def discard(spark: SparkSession, table: DeltaTable, run_id: str, last_unit: int) -> bool:
+def discard(spark: SparkSession, table: DeltaTable, run_id: str, transaction: tuple[str, int]) -> bool:
     """Delete a run's rows from the sink in one commit; False when there is no table.
+
+    The run's last transaction (application id and version) is shut first.
 
     Delta's commands take no named parameters (Spark 4.2: UNBOUND_SQL_PARAMETER); a run id holds no quote.
     """
     if not history(spark, table.sql, limit=1):
         return False
-    shut_out(spark, table, run_id, last_unit)
+    shut_out(spark, table, transaction)
     spark.sql(f"DELETE FROM {table.sql} WHERE _ss.run_id = '{run_id}'")
     return True
 
 
-def shut_out(spark: SparkSession, table: DeltaTable, run_id: str, last_unit: int) -> None:
-    """Append no row under the transaction of a unit: up to that unit, Delta then skips or refuses what a driver that
-    was taken for dead still commits of this run.
+def shut_out(spark: SparkSession, table: DeltaTable, transaction: tuple[str, int]) -> None:
+    """Append no row under a transaction (application id and version): Delta then skips or refuses what a driver that
+    was taken for dead still commits under it, or under an earlier one of the application.
     """
-    transaction = {"txnAppId": app_id(run_id), "txnVersion": str(last_unit)}
-    table.save(table.read(spark).limit(0).write.format("delta").mode("append").options(**transaction))
+    options = {"txnAppId": transaction[0], "txnVersion": str(transaction[1])}
+    table.save(table.read(spark).limit(0).write.format("delta").mode("append").options(**options))
 
 
 def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Constant]:

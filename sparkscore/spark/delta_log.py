@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import files
+from sparkscore.spark.schemas import quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -24,31 +25,42 @@ _HARMLESS = frozenset({"timestampNtz", "vacuumProtocolCheck", "v2Checkpoint"})
 _HARMFUL = ("deletionVectors", "columnMapping", "typeWidening", "typeWidening-preview")
 # Partition types whose directory names Spark parses to the same values as Delta keeps in its log.
 _PARTITION_TYPES = frozenset({"string", "integer", "date", "boolean"})
-_MISSING = ("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "DELTA_TABLE_ONLY_OPERATION", "PATH_NOT_FOUND")
+_MISSING = (
+    *("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "DELTA_TABLE_ONLY_OPERATION"),
+    *("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND"),
+)
 
 
 @dataclass(frozen=True)
 class DeltaTable:
-    """A Delta table by its location."""
+    """A Delta table by its location, or by its name in the catalog."""
 
-    location: str
+    location: str = ""
+    name: str = ""
 
     @property
     def sql(self) -> str:
         """Its name in SQL."""
-        return delta_path(self.location)
+        return ".".join(quoted(part) for part in self.name.split(".")) if self.name else delta_path(self.location)
 
     def read(self, spark: SparkSession, version: int | None = None) -> DataFrame:
         """Read the table, as it is or as it was at a version."""
         at = {} if version is None else {"versionAsOf": str(version)}
-        return spark.read.format("delta").options(**at).load(self.location)
+        reader = spark.read.format("delta").options(**at)
+        return reader.table(self.sql) if self.name else reader.load(self.location)
 
     def save(self, writer: Any) -> None:
-        """Let a writer of Delta's format write into the table."""
-        writer.save(self.location)
+        """Let a writer of Delta's format write into the table.
+
+        Never by `insertInto`, which ignores Delta's transactions: rows twice, and no warning.
+        """
+        if self.name:
+            writer.saveAsTable(self.sql)
+        else:
+            writer.save(self.location)
 
     def __str__(self) -> str:
-        return self.location
+        return self.name or self.location
 
 
 def delta_path(location: str) -> str:

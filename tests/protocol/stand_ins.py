@@ -137,12 +137,12 @@ def _append(session: Session, seen: int, entry: Entry) -> None:
     session.last_version = len(log) - 1
 
 
-def _shut_out(session: Session, _: object, run_id: str, last_unit: int) -> None:
-    log, app, driver = session.world.log, commit.app_id(run_id), threading.current_thread()
-    if _newest(log, app) < last_unit:
+def _shut_out(session: Session, _: object, transaction: tuple[str, int]) -> None:
+    log, (app, version), driver = session.world.log, transaction, threading.current_thread()
+    if _newest(log, app) < version:
         seen = len(log)
         with driver.at("shut out"):
-            _append(session, seen, Entry(app, last_unit, "", ()))
+            _append(session, seen, Entry(app, version, "", ()))
 
 
 def rows_of(plan: Plan, unit: Unit, model: int) -> Iterator[Row]:
