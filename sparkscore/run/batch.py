@@ -360,6 +360,7 @@ class _Attempt:
         self.events.write("run_published", units=len(self.plan.units))
         folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line)
         self.events.write("quarantine_folded", rows=totals.bad_rows)
+        self.claim.assert_mine()  # a driver that was passed over since then leaves the end to its successor
         self.events.write("run_closed", exit_code=_success(totals.bad_rows, self.fail_on_quarantine))
         if _tables_folded(self.spark, self.store, self.plan.run_id):
             self.events.write("tables_folded")
@@ -382,8 +383,17 @@ class _Attempt:
             stop = StopSignal(signal.SIGTERM, "the Spark session ended: spark-submit was told to stop, or its JVM died")
             self._stopped(stop)
             return stop
+        named = self._passed_over() or named
         self._fail(named)
         return named
+
+    def _passed_over(self) -> SparkscoreError | None:
+        """Tell that another attempt took the run, which is why things are not as this one left them."""
+        try:
+            self.claim.assert_mine()
+        except SparkscoreError as failure:
+            return failure if failure.code == "SPS-FENCED" else None
+        return None
 
     def _fail(self, failure: SparkscoreError) -> None:
         failure.context.setdefault("run", self.plan.run_id)

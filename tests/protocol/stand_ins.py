@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from pyspark.errors import PySparkException
@@ -25,7 +25,7 @@ from sparkscore.spark.commit import Commit, Committed
 from sparkscore.spec.fingerprint import fingerprint
 from sparkscore.spec.pipeline import load_pipeline
 
-__all__ = ["Entry", "Row", "Session", "pipeline", "put", "rows_of", "without_looking"]
+__all__ = ["SINKS", "Entry", "Frame", "Row", "Session", "Writer", "pipeline", "put", "rows_of", "without_looking"]
 
 ROWS = 4  # of a unit, over two partitions: one is bad, and one of unit 1 is filtered
 BAD, FILTERED = 2, (1, 3)
@@ -71,40 +71,48 @@ class Session:
         return SimpleNamespace(collect=list)
 
 
-class Frame:
-    """The rows of a unit, scored when they are written; it is its own writer."""
+class Writer:
+    """A frame that is its own writer into the sink's Delta table."""
 
-    def __init__(self, session: Session, plan: Plan, unit: Unit, model: int, attempt: int) -> None:
-        self.session, self.plan, self.unit, self.model, self.attempt = session, plan, unit, model, attempt
+    schema = SimpleNamespace(json=lambda: "{}")
+    columns = ("id", "value")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.settings: dict[str, str] = {}
         self.write = self
 
-    def format(self, _: str) -> Frame:
+    def format(self, _: str) -> Self:
         return self
 
     mode = format
 
-    def options(self, **options: str) -> Frame:
+    def options(self, **options: str) -> Self:
         self.settings.update(options)
         return self
 
-    def option(self, name: str, value: str) -> Frame:
+    def option(self, name: str, value: str) -> Self:
         self.settings[name] = value
         return self
 
-    def save(self, _: str) -> None:
-        world, driver = self.session.world, threading.current_thread()
+    def computed(self) -> tuple[Row, ...]:
+        """Compute the rows, as the tasks of the write do."""
+        raise NotImplementedError
+
+    def commit(self, points: tuple[str, str, str]) -> None:
+        """Write in one transaction, past the points of its first file, its last task and its commit."""
+        driver, log = threading.current_thread(), self.session.world.log
         with driver.at("write"):  # before the snapshot that the transaction is held against
             pass
         app, version = self._transaction()
-        if app is not None and _newest(world.log, app) >= version:
+        if app is not None and _newest(log, app) >= version:
             return  # Delta skips it
-        seen = len(world.log)
-        with driver.at("C3"):
-            rows = self._scored()
-        with driver.at("C4"):
+        seen = len(log)
+        with driver.at(points[0]):
+            rows = self.computed()
+        with driver.at(points[1]):
             pass
-        with driver.at("C6" if self.unit.seq == world.units - 1 else "C5"):
+        with driver.at(points[2]):
             _append(self.session, seen, Entry(app, version, self.settings["userMetadata"], rows))
 
     def _transaction(self) -> tuple[str | None, int]:
@@ -113,7 +121,18 @@ class Frame:
             version |= json.loads(self.settings["userMetadata"])["attempt"] << 20
         return None if "transactions" in broken else self.settings["txnAppId"], version
 
-    def _scored(self) -> tuple[Row, ...]:
+
+class Frame(Writer):
+    """The rows of a unit, scored when they are written."""
+
+    def __init__(self, session: Session, plan: Plan, unit: Unit, model: int, attempt: int) -> None:
+        super().__init__(session)
+        self.plan, self.unit, self.model, self.attempt = plan, unit, model, attempt
+
+    def save(self, _: str) -> None:
+        self.commit(("C3", "C4", "C6" if self.unit.seq == self.session.world.units - 1 else "C5"))
+
+    def computed(self) -> tuple[Row, ...]:
         """Score the unit's rows over two tasks, of which the first is tried twice; each try leaves a receipt."""
         rows: list[Row] = []
         of_unit = list(rows_of(self.plan, self.unit, self.model))
@@ -173,8 +192,15 @@ def _leave_receipt(frame: Frame, partition: int, task: int, rows: Sequence[Row])
     frame.session.world.objects[name] = json.dumps(receipt).encode()
 
 
+SINKS = {
+    "delta": {"format": "delta", "location": "/out"},
+    "files": {"format": "parquet", "location": "/out"},
+    "atomic delta": {"format": "delta", "location": "/out", "publish": "atomic"},
+}
+
+
 @cache
-def pipeline() -> Any:
+def pipeline(line: str) -> Any:
     """A checked pipeline; its places are names in the world."""
     return load_pipeline(
         {
@@ -184,7 +210,7 @@ def pipeline() -> Any:
             "model": {"uri": "/m.onnx"},
             "inputs": {"x": ["a"]},
             "keys": ["id"],
-            "sink": {"format": "delta", "location": "/out"},
+            "sink": SINKS[line],
             "ledger": "/ledger",
             "on_error": {"max_fraction": 1.0},
         }
@@ -220,6 +246,7 @@ def _make_plan(spark: Session, job: Any, run_id: str) -> Plan:
         "keys": ["id"],
         "where_steps": {"0": "where"},
         "sink": job.pipeline.sink.location,
+        "sink_keys": job.pipeline.sink.model_dump(mode="json", exclude_defaults=True),
         "quarantine": "/bad",
         "balance_basis": "footer",
         "planned_rows": ROWS * len(units),

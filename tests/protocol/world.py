@@ -22,7 +22,7 @@ from sparkscore.ledger import claims
 from sparkscore.ledger.claims import Owner
 from sparkscore.ledger.store import Store
 from sparkscore.run import batch, folding
-from tests.protocol import stand_ins
+from tests.protocol import staged, stand_ins
 
 __all__ = ["Death", "Driver", "Point", "World"]
 
@@ -45,9 +45,12 @@ class Point:
 class World:
     """What outlives every driver, and the switches of what this world does."""
 
+    line: str = "delta"  # of `stand_ins.SINKS`
     units: int = 3
     objects: dict[str, bytes] = field(default_factory=dict)
     log: list[stand_ins.Entry] = field(default_factory=list)  # of the sink; the position is the version
+    files: dict[str, tuple[stand_ins.Row, ...]] = field(default_factory=dict)  # of a staged line
+    folders: set[str] = field(default_factory=set)
     quarantine: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     tables: dict[tuple[str, int], Any] = field(default_factory=dict)
     drivers: list[Driver] = field(default_factory=list)
@@ -65,8 +68,26 @@ class World:
         return driver
 
     def rows(self) -> list[stand_ins.Row]:
-        """The rows that a reader of the sink sees."""
-        return [row for entry in self.log for row in entry.rows]
+        """The rows that a reader of the sink sees: of a table its log's, of files those of the run's manifest."""
+        if self.line != "files":
+            return [row for entry in self.log for row in entry.rows]
+        manifest = json.loads(self.objects.get(f"_manifests/{RUN}/run.json", b'{"files": []}'))
+        base = f"{staged.SINK}/{manifest.get('base', '')}".rstrip("/")
+        return [row for name in manifest["files"] for row in self.files[f"{base}/{name}"]]
+
+    def shown(self) -> list[stand_ins.Row]:
+        """The rows that a plain reader of the sink's folder sees."""
+        hidden = (f"{staged.SINK}/_", f"{staged.SINK}/.")
+        return [row for path, rows in self.files.items() if not path.startswith(hidden) for row in rows]
+
+    def committed(self) -> list[stand_ins.Row]:
+        """The rows of committed units, shown or not."""
+        if self.line == "delta":
+            return self.rows()
+        manifests = [json.loads(v) for k, v in self.objects.items() if k.startswith(f"_manifests/{RUN}/0")]
+        names = {file["path"] for manifest in manifests for file in manifest["files"]}
+        staged_rows = [row for path, rows in self.files.items() if path.rsplit("/", 1)[1] in names for row in rows]
+        return staged_rows or self.rows()
 
     def events(self, name: str) -> list[dict[str, Any]]:
         found = [json.loads(data) for key, data in sorted(self.objects.items()) if key.startswith(f"events/{RUN}/")]
@@ -77,6 +98,7 @@ class World:
         """Put the stand-ins in their places, for all threads."""
         with pytest.MonkeyPatch.context() as patch:
             stand_ins.put(patch)
+            staged.put(patch)
             patch.setattr(claims, "time", SimpleNamespace(monotonic=lambda: self.clock_s, sleep=self._sleep))
             patch.setattr(claims.Claim, "_beat", lambda *_: None)
             patch.setattr(claims, "this_process", lambda: _owner(current().number))
@@ -101,7 +123,7 @@ class World:
     def _fold_quarantine(self, *_: object) -> None:
         """A MERGE on `q_id`: one commit, which may be repeated."""
         with current().at("C11"):
-            bad = [row for row in self.rows() if row.status == "error"]
+            bad = [row for row in self.committed() if row.status == "error"]
             self.quarantine.update({f"{row.run_id}/{row.key}": (row.key, row.value) for row in bad})
 
     def _fold_run(self, *_: object) -> None:
@@ -116,7 +138,7 @@ class Driver(threading.Thread):
         super().__init__(daemon=True)
         self.world, self.number, self.take_over = world, number, take_over
         self.session = stand_ins.Session(world)
-        self.store: Store = _Store(self)
+        self.store: Store = _Store(self, "mem")
         self.go, self.parked = threading.Semaphore(0), threading.Semaphore(0)
         self.killed = self.still = self.gone = False
         self.beats = 0
@@ -126,7 +148,7 @@ class Driver(threading.Thread):
     def run(self) -> None:
         try:
             self._stand(Point("start", "before"))
-            pipeline = stand_ins.pipeline()
+            pipeline = stand_ins.pipeline(self.world.line)
             self.outcome = batch.run_batch(
                 self.session, pipeline, RUN, take_over=self.take_over, heartbeat_s=1.0
             ).summary()
@@ -145,6 +167,10 @@ class Driver(threading.Thread):
         self._stand(Point(name, "before"))
         yield
         self._stand(Point(name, "after"))
+
+    def store_at(self, root: str) -> Store:
+        """The store of another place; names are given once over all of them."""
+        return _Store(self, root)
 
     def step(self) -> None:
         """Go on to the next point, or to the end."""
@@ -190,9 +216,8 @@ def current() -> Driver:
 class _Store:
     """The driver's way to the store: a dictionary, where a name is given once."""
 
-    root = "mem"
-
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, root: str) -> None:
+        self.root = root
         self._driver = driver
         self._objects = driver.world.objects
 
@@ -227,10 +252,20 @@ def _point_of(name: str, data: bytes, units: int) -> str:
         return "C1" if name.endswith(".json") else "files of the plan"
     if name.startswith("claims/"):
         return "C2"
+    if name.startswith("_manifests/"):
+        return _point_of_manifest(name.split("/")[2:], units)
     event = json.loads(data)
     if event["event"] in ("unit_committed", "unit_reused"):  # the proof of the last one makes the run complete
         return "C7" if event["unit_seq"] == units - 1 else "unit event"
     return _EVENT_POINTS.get(event["event"], event["event"])
+
+
+def _point_of_manifest(parts: list[str], units: int) -> str:
+    if parts == ["run.json"]:
+        return "C8"
+    if len(parts) > 1:
+        return "mark"
+    return "C6" if int(parts[0].removesuffix(".json")) == units - 1 else "C5"
 
 
 def _owner(number: int) -> Owner:
