@@ -63,7 +63,12 @@ def main() -> int:
     for group in dict.fromkeys([*(f.group for f in faults), *(["local"] if points else [])]):
         names = [f.id for f in faults if f.group == group] + (list(points) if group == "local" else [])
         command = [sys.executable, "-m", "tests.chaos", "--group", group, "--only", ",".join(names)]
-        found += list(_lines([*command, "--seed", str(given.seed), "--seeds", str(given.seeds)]))
+        told = list(_lines([*command, "--seed", str(given.seed), "--seeds", str(given.seeds)]))
+        silent = set(names) - {one["fault"] for one in told}
+        found += told
+        if silent:
+            print(f"BROKEN: the process of {group} ended before {', '.join(sorted(silent))}")
+            return 1
     if given.write:
         report.keep(found)
     broken = [one for one in found if one["failures"]]
@@ -82,8 +87,12 @@ def _chosen(only: str, all_points: bool) -> tuple[list[Fault], list[str]]:
 
 
 def _lines(command: list[str]) -> Iterator[dict[str, Any]]:
-    """Run a group in a process of its own, and pass on what it tells."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HOME) as process:
+    """Run a group in a process of its own, and pass on what it tells; what Spark says meanwhile is kept beside it."""
+    with (
+        tempfile.NamedTemporaryFile("w", prefix="chaos-", suffix=".log", delete=False) as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=HOME) as process,
+    ):
+        print(f"Spark's own words: {log.name}", flush=True)
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith('{"fault"'):

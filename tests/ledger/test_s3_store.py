@@ -72,7 +72,7 @@ def test_under_faults_by_chance_each_name_is_given_once_and_each_answer_is_right
     store: S3Store, proxy: FaultyProxy, monkeypatch
 ) -> None:
     monkeypatch.setattr("random.random", lambda: 0.001)  # of botocore's waits
-    proxy.rates, proxy.rng = {"503": 0.3, "lost": 0.1, "broken": 0.1, "stale": 0.1}, random.Random(20)
+    proxy.rates, proxy.rng = {"503": 0.3, "lost": 0.03, "broken": 0.03, "stale": 0.1}, random.Random(20)
     given, unsure = {}, {}
     for i in range(40):
         name = f"n{i}"
