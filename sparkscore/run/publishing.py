@@ -9,6 +9,7 @@ from sparkscore.errors import error
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store, open_store
 from sparkscore.run.line import gap
+from sparkscore.run.sink_store import SinkStore
 from sparkscore.run.stage import Manifest, Stage, shows_folders
 from sparkscore.spark.commit import count_rows, discard, publish_app_id, published_at, table_of, write_run
 from sparkscore.spark.flat import flattened, nested
@@ -171,7 +172,7 @@ def publication_of(spark: SparkSession, sink: Any, ledger: Store, plan: Plan) ->
 
     The stage is in the sink's own folder; a sink that has none, a catalog table or a database, has it in the ledger's.
     """
-    store = ledger if sink.is_foreign or sink.location is None else open_store(sink.location)
+    store = ledger if sink.is_foreign or sink.location is None else SinkStore(open_store(sink.location))
     if sink.is_foreign:
         return _Delivery(spark, sink, store, plan, Layout("parquet"))
     if sink.is_delta:
