@@ -279,6 +279,8 @@ class _Attempt:
             self._write(unit)
             commit = self.line.find(unit, again=unit.seq in self._lost)
             if commit is not None:
+                if commit.attempt != self.claim.attempt:
+                    self.claim.assert_mine()
                 return commit
             self.events.write("commit_lost", unit_seq=unit.seq)
         raise self._overwritten(unit.seq)

@@ -140,6 +140,9 @@ class DeltaLine:
         if rows:
             make_views(self._spark, self._table)
 
+    def assert_discardable(self) -> None:
+        """Do nothing: a table gives rows back."""
+
     def discard(self) -> bool:
         """Delete the run's rows in one commit, and close the table to the run's transactions."""
         last = (app_id(self._run_id), max(len(self._plan.units) - 1, 0))

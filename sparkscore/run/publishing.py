@@ -9,6 +9,7 @@ from sparkscore.errors import error
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store, open_store
 from sparkscore.run.line import gap
+from sparkscore.run.sink_store import SinkStore
 from sparkscore.run.stage import Manifest, Stage, shows_folders
 from sparkscore.spark.commit import count_rows, discard, publish_app_id, published_at, table_of, write_run
 from sparkscore.spark.flat import flattened, nested
@@ -29,9 +30,12 @@ class Publication:
 
     is_copy = False  # whether the sink holds the rows in another form than the stage's
 
-    def __init__(self, spark: SparkSession, sink: Any, store: Store, plan: Plan, layout: Layout) -> None:
-        self.store = store
-        self.stage = Stage(spark, store, plan.run_id, layout)
+    def __init__(self, spark: SparkSession, sink: Any, ledger: Store, plan: Plan, layout: Layout) -> None:
+        if sink.is_foreign or sink.location is None:
+            self.store, root = ledger, _for_spark(ledger.root)
+        else:
+            self.store, root = SinkStore(open_store(sink.location)), sink.location
+        self.stage = Stage(spark, self.store, root, plan.run_id, layout)
         self._spark = spark
         self._sink = sink
         self._plan = plan
@@ -73,24 +77,24 @@ class _DeltaCommit(Publication):
         ClusterError
             `SPS-CLUSTER-CONFLICT` when other writers overwrote it each time.
         """
-        frame = self.stage.read(manifests)
-        if frame is None:  # an empty input, which the pipeline allows
-            return
         table = table_of(self._sink)
-        for _ in range(_MAX_COMMIT_TRIES):
+        for left in reversed(range(_MAX_COMMIT_TRIES + 1)):
             version = published_at(self._spark, table, self._run_id)
             if version is not None:
                 self._assert_rows(rows, version)
                 make_views(self._spark, table)
                 return
-            write_run(frame, self._sink, self._run_id, attempt, self._plan.sha256)
-        if published_at(self._spark, table, self._run_id) is None:
-            raise error(
-                "SPS-CLUSTER-CONFLICT",
-                f"Expected the commit of the run to stay. Got it overwritten {_MAX_COMMIT_TRIES} times.",
-                "Let one driver at a time write this sink, or give it a store with atomic puts.",
-                run=self._run_id,
-            )
+            frame = self.stage.read(manifests)
+            if frame is None:  # an empty input, which the pipeline allows
+                return
+            if left:
+                write_run(frame, self._sink, self._run_id, attempt, self._plan.sha256)
+        raise error(
+            "SPS-CLUSTER-CONFLICT",
+            f"Expected the commit of the run to stay. Got it overwritten {_MAX_COMMIT_TRIES} times.",
+            "Let one driver at a time write this sink, or give it a store with atomic puts.",
+            run=self._run_id,
+        )
 
     def assert_held(self, rows: Mapping[int, int]) -> None:
         """Prove that the commit held the rows; what a later overwrite took is its writer's will."""
@@ -171,10 +175,14 @@ def publication_of(spark: SparkSession, sink: Any, ledger: Store, plan: Plan) ->
 
     The stage is in the sink's own folder; a sink that has none, a catalog table or a database, has it in the ledger's.
     """
-    store = ledger if sink.is_foreign or sink.location is None else open_store(sink.location)
     if sink.is_foreign:
-        return _Delivery(spark, sink, store, plan, Layout("parquet"))
+        return _Delivery(spark, sink, ledger, plan, Layout("parquet"))
     if sink.is_delta:
-        return _DeltaCommit(spark, sink, store, plan, Layout("parquet"))
+        return _DeltaCommit(spark, sink, ledger, plan, Layout("parquet"))
     layout = Layout(sink.format, sink.partition_by, tuple(sorted(sink.options.items())))
-    return Publication(spark, sink, store, plan, layout)
+    return Publication(spark, sink, ledger, plan, layout)
+
+
+def _for_spark(root: str) -> str:
+    """Name a ledger's folder so that Spark takes it for a local one whatever its default file system is."""
+    return f"file://{root}" if root.startswith("/") else root

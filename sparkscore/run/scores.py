@@ -89,7 +89,7 @@ def _of_files(spark: SparkSession, location: str) -> DataFrame:
     for run in (_published(store, name) for name in names):
         if run is not None and run["files"]:
             alike = json.dumps([run["base"], run["layout"], run["schema"]])
-            paths = [f"{_base(store, run)}/{path}" for path in run["files"]]
+            paths = [f"{_base(location, run)}/{path}" for path in run["files"]]
             groups.setdefault(alike, (run, []))[1].extend(paths)
     if not groups:
         raise error(
@@ -97,7 +97,7 @@ def _of_files(spark: SparkSession, location: str) -> DataFrame:
             f"Expected a published run in {location}. Got {len(names)} that are open, discarded or without rows.",
             "Wait for a run to succeed: `sparkscore runs list`.",
         )
-    frames = [_read(spark, store, run, paths) for run, paths in groups.values()]
+    frames = [_read(spark, location, run, paths) for run, paths in groups.values()]
     return reduce(lambda a, b: a.unionByName(b), frames)
 
 
@@ -106,15 +106,15 @@ def _published(store: Store, name: str) -> dict[str, Any] | None:
     return found if found.get("state") == "published" else None
 
 
-def _base(store: Store, run: dict[str, Any]) -> str:
-    return f"{store.root.rstrip('/')}/{run['base']}".rstrip("/")
+def _base(location: str, run: dict[str, Any]) -> str:
+    return f"{location.rstrip('/')}/{run['base']}".rstrip("/")
 
 
-def _read(spark: SparkSession, store: Store, run: dict[str, Any], paths: list[str]) -> DataFrame:
+def _read(spark: SparkSession, location: str, run: dict[str, Any], paths: list[str]) -> DataFrame:
     from pyspark.sql.types import StructType
 
     keys = run["layout"]
     layout = Layout(keys["format"], tuple(keys["partition_by"]), tuple((k, v) for k, v in keys["options"]))
     schema = StructType.fromJson(json.loads(run["schema"]))
-    frame: DataFrame = read_rows(spark, {_base(store, run): paths}, layout, schema)
+    frame: DataFrame = read_rows(spark, {_base(location, run): paths}, layout, schema)
     return frame

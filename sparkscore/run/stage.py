@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Manifest", "Stage", "folder_name", "run_of", "shows_folders"]
 
+_READS_AT_ONCE = 16
 _DISCARDED, _PUBLISHED, _SWEPT = "discarded", "published", "swept"
 
 
@@ -81,8 +83,8 @@ def shows_folders(root: str) -> bool:
 class Stage:
     """The staged units of one run, below one root."""
 
-    def __init__(self, spark: SparkSession, store: Store, run_id: str, layout: Layout) -> None:
-        self.root = store.root.rstrip("/")
+    def __init__(self, spark: SparkSession, store: Store, root: str, run_id: str, layout: Layout) -> None:
+        self.root = root.rstrip("/")  # as Spark knows the store's place
         self.run_id = run_id
         self.layout = layout
         self._spark = spark
@@ -91,6 +93,7 @@ class Stage:
         self.folder = f"{self.root}/_stage/_ss_run={self._name}"
         self.shown = f"{self.root}/run_id={self._name}"
         self._ready = f"{self.root}/_stage/_ss_ready={self._name}"
+        self._known: dict[int, Manifest] = {}  # manifests are written once, so one that was read holds
 
     # -- units -----------------------------------------------------------------------------------------
 
@@ -114,11 +117,13 @@ class Stage:
 
     def manifest(self, seq: int) -> Manifest | None:
         """Read the commit of a unit, None when there is none."""
-        data = self._store.get(self._manifest_name(seq))
-        if data is None:
-            return None
-        keys = json.loads(data)
-        return Manifest(**{**keys, "files": tuple(UnitFile(**f) for f in keys["files"])})
+        if seq not in self._known:
+            data = self._store.get(self._manifest_name(seq))
+            if data is None:
+                return None
+            keys = json.loads(data)
+            self._known[seq] = Manifest(**{**keys, "files": tuple(UnitFile(**f) for f in keys["files"])})
+        return self._known[seq]
 
     def committed(self) -> list[int]:
         """List the units that have a commit."""
@@ -133,21 +138,20 @@ class Stage:
         RecordError
             `SPS-LEDGER-GAP` when one is gone.
         """
-        found = []
-        for seq in seqs:
-            manifest = self.manifest(seq)
-            if manifest is None:
-                raise gap(f"the manifest of unit {seq}", "none", self.run_id)
-            found.append(manifest)
-        return found
+        wanted = sorted(seqs)
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            found = list(pool.map(self.manifest, wanted))
+        missing = [seq for seq, manifest in zip(wanted, found, strict=True) if manifest is None]
+        if missing:
+            raise gap(f"the manifest of unit {missing[0]}", "none", self.run_id)
+        return [manifest for manifest in found if manifest is not None]
 
     def read(self, manifests: Sequence[Manifest]) -> DataFrame | None:
         """Read the rows of units; None when they have no file."""
-        found = self._located(manifests)
         by_base: dict[str, list[str]] = {}
-        for base, uri, _ in found:
+        for base, uri, _ in self._located(manifests):
             by_base.setdefault(base, []).append(uri)
-        if not found:
+        if not by_base:
             return None
         frame: DataFrame = read_rows(self._spark, by_base, self.layout, manifests[0].struct)
         return frame
@@ -200,7 +204,16 @@ class Stage:
         )
 
     def close(self, facts: Mapping[str, Any], manifests: Sequence[Manifest]) -> bool:
-        """Publish the run by its manifest, which lists its files; False when the run was discarded meanwhile."""
+        """Publish the run by its manifest, which lists its files; False when the run was discarded meanwhile.
+
+        Raises
+        ------
+        RecordError
+            `SPS-LEDGER-GAP` when a file is not where readers would look for it.
+        """
+        if self.state:  # another driver's, which may have swept the stage by now
+            return self.is_published
+        self.assert_whole(manifests)
         located = self._located(manifests)
         base = located[0][0] if located else self.root
         body = {

@@ -61,12 +61,16 @@ class StagedLine:
         RecordError
             `SPS-LEDGER-GAP` when a manifest is gone, or is of other files than planned.
         """
-        there = {m.unit_seq: m for m in self._stage.manifests({*self._stage.committed(), *known})}
-        for seq, manifest in there.items():
-            planned = self._plan.units[seq].unit_id if seq < len(self._plan.units) else None
-            if manifest.unit_id != planned:
-                raise gap(f"unit {seq} as planned", "other files under its number", self._run_id)
-        return {seq: manifest.commit for seq, manifest in there.items()}, []
+        committed = set(self._stage.committed())
+        gone = sorted(set(known) - committed)
+        if gone:
+            raise gap(f"the manifest of unit {gone[0]}", "none", self._run_id)
+        manifests = self._stage.manifests(committed)
+        for manifest in manifests:
+            planned = self._plan.units[manifest.unit_seq : manifest.unit_seq + 1]
+            if [unit.unit_id for unit in planned] != [manifest.unit_id]:
+                raise gap(f"unit {manifest.unit_seq} as planned", "other files under its number", self._run_id)
+        return {manifest.unit_seq: manifest.commit for manifest in manifests}, []
 
     def count(self, commits: Sequence[Commit]) -> dict[str, Committed]:
         """Count the staged rows of units, by one query over their files."""
@@ -114,15 +118,18 @@ class StagedLine:
         self._stage.assert_open()
         if self._stage.is_published:
             return
-        manifests = self._stage.manifests(sorted(rows))
+        manifests = self._stage.manifests(rows)
         self._publication.show(manifests, rows, attempt)
         if not self._stage.close({"attempt": attempt, "rows": sum(rows.values())}, manifests):
             self._publication.take_back()
             raise self._stage.discarded()
 
+    def assert_discardable(self) -> None:
+        """Refuse to discard rows that were handed over."""
+        self._publication.assert_discardable()
+
     def discard(self) -> bool:
         """Take the run back: no reader sees it any more, and no driver that was taken for dead brings it back."""
-        self._publication.assert_discardable()
         self._stage.mark_discarded()
         self._stage.delete()  # before what was shown: a driver that is showing it at this moment finds nothing more
         self._publication.take_back()

@@ -99,9 +99,7 @@ def read_rows(spark: SparkSession, by_base: Mapping[str, Sequence[str]], layout:
     options = {**_BOTH_WAYS.get(layout.format, {}), **_READING.get(layout.format, {}), **dict(layout.options)}
     reader = spark.read.format(layout.format).schema(flat_struct(schema) if flat else schema).options(**options)
     reader = reader.option("ignoreCorruptFiles", "false").option("ignoreMissingFiles", "false")
-    frames = [
-        reader.option("basePath", escaped(base)).load([escaped(p) for p in paths]) for base, paths in by_base.items()
-    ]
+    frames = [reader.option("basePath", base).load([escaped(p) for p in paths]) for base, paths in by_base.items()]
     if not frames:
         return spark.createDataFrame([], schema)
     whole = reduce(lambda a, b: a.unionByName(b), (frame.select(*_names(flat, schema)) for frame in frames))

@@ -137,7 +137,7 @@ class Pipeline(Closed):
     def _together(self) -> Pipeline:
         if not self.ledger:
             fix = "Write `ledger:` with a folder; only a sink with a location gives one by itself."
-            raise refused("SPS-SPEC-KEY", "Key 'ledger' is missing", fix)
+            raise refused("SPS-SPEC-KEY", "Key 'ledger' is missing", fix, "ledger")
         sink = f"{self.sink.location}".rstrip("/") + "/"
         for key, place in (("ledger", self.ledger), ("quarantine.location", self.quarantine.location)):
             if place and (place.rstrip("/") + "/").startswith(sink):

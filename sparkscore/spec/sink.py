@@ -19,7 +19,7 @@ FLAT_FORMATS = ("csv",)
 _REFUSED = {
     "text": ("SPS-SPEC-VALUE", "it holds one column of text, and a score has more", "Use csv or json."),
     "binaryfile": ("SPS-SPEC-VALUE", "Spark can only read it", "Use parquet."),
-    "kafka": ("SPS-SPEC-LATER", "it is not in this version", "Use delta, and publish from its committed versions."),
+    "kafka": ("SPS-SPEC-LATER", "", "Use delta, and publish from its committed versions."),
 }
 _TABLE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){0,2}")
 
@@ -30,9 +30,9 @@ _OURS = ("txnappid", "txnversion", "replacewhere", "partitionoverwritemode", "ov
 def _format(value: Any) -> Any:
     why = _REFUSED.get(value.lower()) if isinstance(value, str) else None
     if why is not None and why[0] == "SPS-SPEC-LATER":
-        raise refused("SPS-SPEC-LATER", f"Sink format {value!r} is refused: {why[1]}", why[2])
+        raise refused("SPS-SPEC-LATER", f"Sink format {value!r} is not in this version", why[2])
     if why is not None:
-        raise refused("SPS-SPEC-VALUE", f"Sink format {value!r} is refused: {why[1]}", why[2])
+        raise refused("SPS-SPEC-VALUE", f"Expected a format that holds scores, got {value!r}: {why[1]}", why[2])
     known = ("delta", *FILE_FORMATS)
     if isinstance(value, str) and value not in known and value.lower() in known:
         raise refused("SPS-SPEC-VALUE", f"Expected one of {', '.join(known)}, got {value!r}", near(value, known))
@@ -93,7 +93,7 @@ class Sink(Closed):
             raise refused("SPS-SPEC-VALUE", "Expected location or table, got both", "Keep one of them.")
         if self.table is not None and not self.is_delta:
             message = f"Expected a catalog table of format delta, got {self.format}: its files have no commit of a run"
-            raise refused("SPS-SPEC-VALUE", message, "Write `location:`, or `format: delta`.", "table")
+            raise refused("SPS-SPEC-VALUE", message, "Write `location:`, or `format: delta`.", "sink.table")
         if self.location is None and self.table is None and not self.is_foreign:
             raise refused("SPS-SPEC-KEY", "Key 'location' is missing", "Write `location:` with a path or URI.")
         return self
@@ -103,14 +103,14 @@ class Sink(Closed):
         """Several commits cannot be one overwrite, and only Delta can replace what is there in one."""
         if self.mode == "overwrite" and not self.is_delta:
             message = f"Expected mode append with format {self.format}, got overwrite: it has no commit that replaces"
-            raise refused("SPS-SPEC-VALUE", message, "Use `format: delta`, or a new location.", "mode")
+            raise refused("SPS-SPEC-VALUE", message, "Use `format: delta`, or a new location.", "sink.mode")
         if self.mode == "overwrite" and self.publish != "atomic":
             message = "Expected publish: atomic with mode: overwrite, got progressive: each unit would replace the last"
-            raise refused("SPS-SPEC-VALUE", message, "Write `publish: atomic`.", "publish")
+            raise refused("SPS-SPEC-VALUE", message, "Write `publish: atomic`.", "sink.publish")
         if self.replace_where is not None and self.mode != "overwrite":
             message = "Expected mode: overwrite with replace_where, got append"
-            raise refused("SPS-SPEC-VALUE", message, "Write `mode: overwrite` and `publish: atomic`.", "mode")
+            raise refused("SPS-SPEC-VALUE", message, "Write `mode: overwrite` and `publish: atomic`.", "sink.mode")
         if self.partition_by and self.is_foreign:
             message = f"Expected partition_by only with delta and files, got it with {self.format}"
-            raise refused("SPS-SPEC-VALUE", message, "Take `partition_by` out.", "partition_by")
+            raise refused("SPS-SPEC-VALUE", message, "Take `partition_by` out.", "sink.partition_by")
         return self
