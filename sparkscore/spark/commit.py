@@ -50,7 +50,7 @@ __all__ = [
 
 Constant = str | int | datetime
 
-_DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}\.c\d{3}\.")
+_DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}[.-]c\d{3}\.")  # as Spark's are, too, since Delta 4
 
 
 @dataclass(frozen=True)
@@ -346,16 +346,29 @@ def _refuse_other_table(spark: SparkSession, table: DeltaTable) -> None:
 def _refuse_other_files(location: str) -> None:
     """Refuse a folder of another's files, in which Delta would make a table beside them without a word.
 
-    Data files of a Delta writer that died before its first commit are no hindrance; their names tell them from Spark's.
+    Data files of a run that died before the table's first commit are no hindrance.
     """
     for file in files.list_files(location):
         *folders, name = file.uri.removeprefix(location).strip("/").split("/")
-        if not any(part.startswith(("_", ".")) for part in (*folders, name)) and not _DELTA_FILE.match(name):
+        hidden = any(part.startswith(("_", ".")) for part in (*folders, name))
+        if not hidden and not (_DELTA_FILE.match(name) and _is_of_a_run(file.uri)):
             raise error(
                 "SPS-SPEC-SINK",
                 f"Expected a Delta table or a new place at {location}. Got a folder of other files, such as {name}.",
                 "Give sink.location a place of its own.",
             )
+
+
+def _is_of_a_run(uri: str) -> bool:
+    """Tell whether a Parquet file holds scored rows; one that is cut off was being written when its writer died."""
+    import pyarrow.parquet as pq
+
+    handle, path = files.filesystem(uri)
+    try:
+        with handle.open_input_file(path) as source:
+            return "_ss" in pq.read_schema(source).names
+    except pa.ArrowInvalid:
+        return True
 
 
 def discard(spark: SparkSession, table: DeltaTable, run_id: str, transaction: tuple[str, int]) -> bool:
