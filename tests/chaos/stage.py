@@ -179,13 +179,14 @@ class Stage:
 
     # -- without protection ----------------------------------------------------------------------------
 
-    def plain(self, out: Path, folder: Path | None = None, **reader: str) -> Tally | str:
-        """Score with plain Spark and append Parquet, and compare; a job that fails is told by its first line."""
+    def plain(self, out: Path, folder: Path | None = None, committer: str = "1", **reader: str) -> Tally | str:
+        """Score with plain Spark and append Parquet, and compare."""
+        version = "mapreduce.fileoutputcommitter.algorithm.version"
         try:
             frame = self.spark.read.options(**reader).schema("id bigint, a float, b float, c float")
             scored = frame.parquet(str(folder or self.folder / "in"))
             scored = scored.mapInArrow(plain_score(str(self.folder / "linear.onnx")), "id bigint, score float")
-            scored.write.mode("append").parquet(str(out))
+            scored.write.mode("append").option(version, committer).parquet(str(out))
         except Exception:  # boundary: plain Spark fails in many ways, and all are the answer
             return "the job fails, no row"
         return self.plain_tally(out)
