@@ -34,7 +34,13 @@ SESSIONS: dict[str, tuple[str, dict[str, str]]] = {
     "local": ("local[2,4]", {"spark.databricks.delta.snapshotPartitions": "1"}),
     "cluster": (
         "local-cluster[2,1,1024]",
-        {"spark.executor.memory": "700m", "spark.speculation": "true", "spark.speculation.interval": "200ms"},
+        {
+            "spark.executor.memory": "700m",
+            "spark.speculation": "true",
+            "spark.speculation.interval": "200ms",
+            "spark.sql.files.maxPartitionBytes": "40000",  # a task a file
+            "spark.sql.files.openCostInBytes": "1",
+        },
     ),
     # The number of tries is S3A's own; only the waits between them are shorter.
     "s3": (

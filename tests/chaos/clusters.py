@@ -66,14 +66,14 @@ def _kill_when(stage: Stage, count: int, receipts: int) -> None:
 def executor_killed(stage: Stage) -> Seen:
     stage.files = 8
     stage.data()
-    seen = _killed(stage, 1, 1)
+    seen = _killed(stage, 1, 2)
     return Seen(seen.protected, seen.ended, "the job fails, no row", seen.failures)
 
 
 def both_killed(stage: Stage) -> Seen:
     stage.files = 8
     stage.data()
-    seen = _killed(stage, 2, 1)
+    seen = _killed(stage, 2, 2)
     return Seen(seen.protected, seen.ended, "the job fails, no row", seen.failures)
 
 
@@ -84,7 +84,7 @@ def killed_under_shuffle(stage: Stage) -> Seen:
     stage.files = 8
     stage.data()
     sink = {"format": "delta", "location": str(stage.sink), "options": {"optimizeWrite": "true"}}
-    return _killed(stage, 1, 6, sink=sink)
+    return _killed(stage, 1, 3, sink=sink)
 
 
 def speculation(stage: Stage) -> Seen:
