@@ -38,6 +38,8 @@ SESSIONS: dict[str, tuple[str, dict[str, str]]] = {
             "spark.executor.memory": "700m",
             "spark.speculation": "true",
             "spark.speculation.interval": "200ms",
+            "spark.speculation.quantile": "0.3",
+            "spark.speculation.minTaskRuntime": "1500ms",
             "spark.sql.files.maxPartitionBytes": "40000",  # a task a file
             "spark.sql.files.openCostInBytes": "1",
         },

@@ -39,6 +39,9 @@ def _plant(runtime):
         orders = _orders()
         if "executor" not in orders or orders["executor"] == os.environ.get("SPARK_EXECUTOR_ID"):
             time.sleep(orders.get("sleep_s", 0))
+        if "note" in orders and "x" in feeds:
+            with Path(orders["note"]).open("a") as note:  # as an accumulator would count, in every attempt
+                note.write(f"{len(feeds['x'])}\n")
         if "room_bytes" in orders or orders.get("lift_limit"):
             _limit_memory(orders.get("room_bytes"))
         if SIGSEGV in marks:

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -179,17 +180,29 @@ class Stage:
 
     # -- without protection ----------------------------------------------------------------------------
 
-    def plain(self, out: Path, folder: Path | None = None, committer: str = "1", **reader: str) -> Tally | str:
+    def plain(
+        self, out: Path, folder: Path | None = None, committer: str = "1", columns: str = "abc", **reader: str
+    ) -> Tally | str:
         """Score with plain Spark and append Parquet, and compare."""
         version = "mapreduce.fileoutputcommitter.algorithm.version"
         try:
             frame = self.spark.read.options(**reader).schema("id bigint, a float, b float, c float")
             scored = frame.parquet(str(folder or self.folder / "in"))
-            scored = scored.mapInArrow(plain_score(str(self.folder / "linear.onnx")), "id bigint, score float")
+            scored = scored.mapInArrow(plain_score(str(self.folder / "linear.onnx"), columns), "id bigint, score float")
             scored.write.mode("append").option(version, committer).parquet(str(out))
         except Exception:  # boundary: plain Spark fails in many ways, and all are the answer
             return "the job fails, no row"
         return self.plain_tally(out)
+
+    def plain_within(self, seconds: float, columns: str = "abc") -> str:
+        """Score with plain Spark, and stop it when it does not end."""
+        with ThreadPoolExecutor(1) as thread:
+            ends = thread.submit(self.plain, self.folder / "plain", columns=columns)
+            try:
+                return str(ends.result(seconds))
+            except TimeoutError:
+                self.spark.interruptAll()
+                return f"does not end in {seconds:.0f} s"
 
     def plain_tally(self, out: Path) -> Tally:
         """Compare Parquet files that hold ids and scores alone; a bad row has a score there, NaN, and no status."""
@@ -202,7 +215,7 @@ class Stage:
         return compared(self.expected(), rows)
 
 
-def plain_score(model: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def plain_score(model: str, columns: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """The usual few lines: a session, and its answer beside the key."""
 
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -211,7 +224,7 @@ def plain_score(model: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.
 
         session = onnxruntime.InferenceSession(model)
         for batch in batches:
-            x = np.stack([batch[name].to_numpy(zero_copy_only=False) for name in "abc"], 1).astype(np.float32)
+            x = np.stack([batch[name].to_numpy(zero_copy_only=False) for name in columns], 1).astype(np.float32)
             y = session.run(None, {"x": x})[0][:, 0] if len(x) else np.zeros(0, np.float32)
             yield pa.RecordBatch.from_arrays([batch["id"], pa.array(y, pa.float32())], ["id", "score"])
 
