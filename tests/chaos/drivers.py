@@ -28,13 +28,14 @@ WITHIN_S = 240.0
 def crash_point(stage: Stage, name: str, when: str, how: str) -> Seen:
     """Stop a driver at a point, for good or for a while, and go on in another."""
     stage.data()
-    for _ in range(2 if how == "rerun" else 1):
+    for turn in range(2 if how == "rerun" else 1):
         with _stopped(stage, name, when, signal.SIGSTOP if how == "twin" else signal.SIGKILL) as (stopped, hit):
             if how == "twin":
                 stage.balanced(stage.run())
                 os.killpg(stopped.pid, signal.SIGCONT)
                 code = stopped.wait(WITHIN_S)
                 stage.holds(code in (0, 9), f"the driver that woke ended with {code}")
+        stage.holds(hit or turn > 0, "the driver ended without coming there")
         if not hit:
             break  # a second attempt does not come to every point again
     if how != "twin":
