@@ -71,14 +71,16 @@ def main() -> int:
     for group in dict.fromkeys([*(f.group for f in faults), *(["local"] if points else [])]):
         names = [f.id for f in faults if f.group == group] + (list(points) if group == "local" else [])
         command = [sys.executable, "-m", "tests.chaos", "--group", group, "--only", ",".join(names)]
-        told = list(_lines([*command, "--seed", str(given.seed), "--seeds", str(given.seeds)]))
+        told = []
+        for one in _lines([*command, "--seed", str(given.seed), "--seeds", str(given.seeds)]):
+            told.append(one)
+            if given.write:  # at once: the kit itself may be stopped
+                report.keep([one])
         silent = set(names) - {one["fault"] for one in told}
         found += told
         if silent:
             print(f"BROKEN: the process of {group} ended before {', '.join(sorted(silent))}")
             return 1
-    if given.write:
-        report.keep(found)
     broken = [one for one in found if one["failures"]]
     print(f"{len(found) - len(broken)} of {len(found)} held")
     return 1 if broken or not found else 0
