@@ -20,6 +20,7 @@ from sparkscore.ledger.plans import Plan, Unit, read_plan, write_plan
 from sparkscore.ledger.store import Store, open_store
 from sparkscore.run import folding
 from sparkscore.run.budget import Totals, assert_within, task_limit
+from sparkscore.run.deaths import Deaths
 from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
@@ -160,6 +161,7 @@ class _Attempt:
         self.claim = claim
         self.sink = plan.header["sink"]
         self.events = EventLog(store, plan.run_id, claim.attempt)
+        self.deaths = Deaths(store, self.events)
         self.proofs: dict[int, UnitProof] = {}
         self.unproved: list[_Unproved] = []
         self._proved_at = time.monotonic()
@@ -272,6 +274,7 @@ class _Attempt:
             wall_s = one.wall_s + time.monotonic() - since
             self._record("unit_reused" if reused else "unit_committed", proof, wall_s)
             since = time.monotonic()
+        self.deaths.tell()
         self._proved_at = time.monotonic()
 
     def _commit(self, unit: Unit) -> Commit:
@@ -376,6 +379,7 @@ class _Attempt:
             stop = StopSignal(signal.SIGTERM, "the Spark session ended: spark-submit was told to stop, or its JVM died")
             self._stopped(stop)
             return stop
+        named = self.deaths.explained(self.spark, named)
         self._fail(named)
         return named
 

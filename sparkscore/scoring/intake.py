@@ -14,7 +14,7 @@ from sparkscore.runtime.faults import Faults
 from sparkscore.scoring.counts import Counts
 from sparkscore.spec.scoring import BLOCK_COL, CORRUPT_COL, DROPPED_COL, FILE_COL, ROW_COL
 
-__all__ = ["Intake", "mark_corrupt", "pointers"]
+__all__ = ["Intake", "ends", "mark_corrupt", "pointers"]
 
 _PLUS, _HASH = texts(["+", "#"])
 ORDINAL_COL = "_ss_ordinal"  # int64: position of the row within its (file, block), made here
@@ -112,3 +112,19 @@ def pointers(batch: pa.RecordBatch) -> pa.StringArray:
     )
     by_block = pc.binary_join_element_wise(block, ordinal, _PLUS)
     return pc.binary_join_element_wise(file, pc.coalesce(index, by_block), _HASH)
+
+
+def ends(batch: pa.RecordBatch) -> tuple[str | None, str | None]:
+    """Give the addresses of the first and the last row, as `pointers` does, in microseconds."""
+    columns = [
+        batch.column(i) if (i := batch.schema.get_field_index(name)) >= 0 else None
+        for name in (FILE_COL, ROW_COL, BLOCK_COL, ORDINAL_COL)
+    ]
+    return _pointer(columns, 0), _pointer(columns, batch.num_rows - 1)
+
+
+def _pointer(columns: list[pa.Array | None], row: int) -> str | None:
+    file, index, block, ordinal = (None if column is None else column[row].as_py() for column in columns)
+    if index is None and block is not None and ordinal is not None:
+        index = f"{block}+{ordinal}"
+    return None if file is None or index is None else f"{file}#{index}"
