@@ -34,7 +34,7 @@ _BYTES = 4096
 _SLOTS = (2048, 3072)  # written in turn: a write that a death tears apart leaves the one before it whole
 _PHASE = 4095  # one byte, which nothing tears apart
 _FRAME = struct.Struct("<IH")  # CRC-32 of what follows, and its length
-_NUMBERS = struct.Struct("<QddIIIIQQQQ")
+_NUMBERS = struct.Struct("<QddIIIIQQQQQ")
 _PHASES = ("load", "read", "pre", "infer", "post", "emit", "ended")
 _MAX_ADDRESS = 400  # bytes; of a longer one the end, where the row is
 _MEMORY_EVERY_S = 1.0  # the group's figures take 0.25 ms to read, the rest of a mark microseconds
@@ -59,6 +59,7 @@ class _State:
     oom_halvings: int = 0
     rss_bytes: int = 0
     rss_peak_bytes: int = 0
+    address_bytes: int = 0
     group_used_bytes: int = 0
     oom_kills: int = 0
 
@@ -82,8 +83,8 @@ class Crumb:
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         started = time.time()
         own = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": started}
-        limits = {"oom_kills_at_start": oom_kills(), "memory_limit_bytes": memory_limit_bytes()}
-        words = json.dumps({**about, **own, **limits}).encode()
+        limits = {"memory_limit_bytes": memory_limit_bytes(), "address_limit_bytes": _address_limit_bytes()}
+        words = json.dumps({**about, **own, **limits, "oom_kills_at_start": oom_kills()}).encode()
         if len(words) > _SLOTS[0] - _FRAME.size:
             raise ValueError(f"a crumb of {len(words)} bytes")
         (folder / _FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -118,7 +119,8 @@ class Crumb:
         state.call_started_at = now = time.time()
         state.rss_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self._statm is not None:
-            state.rss_bytes = int(os.pread(self._statm.fileno(), 128, 0).split()[1]) * mmap.PAGESIZE
+            pages = os.pread(self._statm.fileno(), 128, 0).split()
+            state.address_bytes, state.rss_bytes = (int(n) * mmap.PAGESIZE for n in pages[:2])
         if now - self._memory_at >= _MEMORY_EVERY_S:
             self._memory_at = now
             state.group_used_bytes, state.oom_kills = memory_used_bytes(), oom_kills()
@@ -250,15 +252,22 @@ def death_class(evidence: Evidence) -> str:
     neither: killed from outside, or ended by itself (P6).
 
     A kill for want of memory leaves no word in the process: the kernel's count has risen since the crumb's last look,
-    or the process had used 90 % of what it may.
+    or the process had 90 % of what it may have, in memory, or in addresses where those are limited: a process that
+    reaches RLIMIT_AS has less than that in memory.
     """
     if evidence["last_error_code"] == _STUCK:
         return "P8"
     if _FATAL in (evidence["fault_text"] or ""):
         return "P4"
-    used_bytes = max(evidence["rss_bytes"], evidence["rss_peak_bytes"])
     killed = evidence["oom_kills_now"] > max(evidence["oom_kills"], evidence["oom_kills_at_start"])
-    return "P5" if killed or used_bytes >= _FULL_FRACTION * evidence["memory_limit_bytes"] else "P6"
+    used = [(max(evidence["rss_bytes"], evidence["rss_peak_bytes"]), evidence["memory_limit_bytes"])]
+    used += [(evidence["address_bytes"], evidence["address_limit_bytes"] or 2**63)]
+    return "P5" if killed or any(had >= _FULL_FRACTION * limit for had, limit in used) else "P6"
+
+
+def _address_limit_bytes() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _whole(crumb: bytes, at: int) -> bytes | None:
