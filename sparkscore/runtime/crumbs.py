@@ -32,12 +32,13 @@ Evidence = dict[str, Any]
 
 _BYTES = 4096
 _SLOTS = (2048, 3072)  # written in turn: a write that a death tears apart leaves the one before it whole
-_PHASE = 4095  # one byte, which nothing tears apart
+_CALL, _PHASE = 4080, 4095  # when the call began, and what is done: written in one step each, between slots' turns
+_CALLED_AT = struct.Struct("<d")
 _FRAME = struct.Struct("<IH")  # CRC-32 of what follows, and its length
-_NUMBERS = struct.Struct("<QddIIIIQQQQQ")
-_PHASES = ("load", "read", "pre", "infer", "post", "emit", "ended")
+_NUMBERS = struct.Struct("<QdIIIIQQQQQ")
+_PHASES = {name: code for code, name in enumerate(("load", "read", "pre", "infer", "post", "emit", "ended"))}
 _MAX_ADDRESS = 400  # bytes; of a longer one the end, where the row is
-_MEMORY_EVERY_S = 1.0  # the group's figures take 0.25 ms to read, the rest of a mark microseconds
+_RSS_EVERY_S, _GROUP_EVERY_S = 0.1, 1.0  # the process's memory takes 10 us to read, its group's 250
 _FULL_FRACTION = 0.9  # of the memory limit
 _MAX_FAULT_TEXT = 4000
 _MAKING_S = 60.0  # between a crumb's file and its first words; an older one without words is debris
@@ -52,7 +53,6 @@ class _State:
 
     seq: int = 0
     written_at: float = 0.0
-    call_started_at: float = 0.0
     batch_seq: int = 0
     batch_rows: int = 0
     target_batch_rows: int = 0
@@ -72,12 +72,12 @@ class Crumb:
     folder : Path
         A local folder of this executor, writable.
     about : mapping
-        What does not change: whatever JSON can hold.
+        What does not change: whatever JSON can hold, at most 1.7 KB.
 
     Raises
     ------
-    OSError, ValueError
-        The file cannot be made; `about` is longer than 1.7 KB.
+    OSError
+        The file cannot be made.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
@@ -85,8 +85,7 @@ class Crumb:
         own = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": started}
         limits = {"memory_limit_bytes": memory_limit_bytes(), "address_limit_bytes": _address_limit_bytes()}
         words = json.dumps({**about, **own, **limits, "oom_kills_at_start": oom_kills()}).encode()
-        if len(words) > _SLOTS[0] - _FRAME.size:
-            raise ValueError(f"a crumb of {len(words)} bytes")
+        assert len(words) <= _SLOTS[0] - _FRAME.size, f"a crumb of {len(words)} bytes"
         (folder / _FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / _FOLDER / f"{os.getpid()}-{int(started * 1000)}.crumb"
         self._file = self._path.open("x+b")
@@ -94,7 +93,7 @@ class Crumb:
         self._file.truncate(_BYTES)
         self._map = mmap.mmap(self._file.fileno(), _BYTES)
         self._statm = _opened(Path("/proc/self/statm"))
-        self._state, self._texts, self._memory_at = _State(), [b""] * 5, 0.0
+        self._state, self._texts, self._rss_at, self._group_at = _State(), [b""] * 5, 0.0, 0.0
         self._put(0, words)
         self.mark("load")
         self._faults = _fault_file(self._path.with_suffix(".fault"))
@@ -107,29 +106,22 @@ class Crumb:
 
     def begin(self, rows: int, ends: tuple[str | None, str | None], target_rows: int, oom_halvings: int) -> None:
         """Write down the batch that is scored next: its rows, and the addresses of its first and its last."""
-        state = self._state
+        state, now = self._state, time.time()
         state.batch_seq, state.batch_rows = state.batch_seq + 1, rows
         state.target_batch_rows, state.oom_halvings = target_rows, oom_halvings
+        if now - self._rss_at >= _RSS_EVERY_S:
+            self._look_at_memory(now)
         self._say(3, ends[0] or "", ends[1] or "")
         self.mark("pre")
 
     def call(self) -> None:
-        """Write down that the model is called from now on, and what memory there was before it."""
-        state = self._state
-        state.call_started_at = now = time.time()
-        state.rss_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if self._statm is not None:
-            pages = os.pread(self._statm.fileno(), 128, 0).split()
-            state.address_bytes, state.rss_bytes = (int(n) * mmap.PAGESIZE for n in pages[:2])
-        if now - self._memory_at >= _MEMORY_EVERY_S:
-            self._memory_at = now
-            state.group_used_bytes, state.oom_kills = memory_used_bytes(), oom_kills()
-        self._write()
+        """Write down that the model is called from now on."""
+        _CALLED_AT.pack_into(self._map, _CALL, time.time())
         self.mark("infer")
 
     def mark(self, phase: str) -> None:
         """Write down what is done from now on: load, read, pre, infer, post or emit."""
-        self._map[_PHASE] = _PHASES.index(phase)
+        self._map[_PHASE] = _PHASES[phase]
 
     def stuck(self) -> None:
         """Leave last words before the process is ended over a call that cannot be: where its threads stand."""
@@ -158,6 +150,16 @@ class Crumb:
         state = self._state
         state.seq, state.written_at = state.seq + 1, time.time()
         self._put(_SLOTS[state.seq & 1], _NUMBERS.pack(*vars(state).values()) + b"\0".join(self._texts))
+
+    def _look_at_memory(self, now: float) -> None:
+        state, self._rss_at = self._state, now
+        state.rss_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self._statm is not None:
+            pages = os.pread(self._statm.fileno(), 128, 0).split()
+            state.address_bytes, state.rss_bytes = (int(n) * mmap.PAGESIZE for n in pages[:2])
+        if now - self._group_at >= _GROUP_EVERY_S:
+            self._group_at = now
+            state.group_used_bytes, state.oom_kills = memory_used_bytes(), oom_kills()
 
     def _put(self, at: int, words: bytes) -> None:
         framed = _FRAME.pack(zlib.crc32(words), len(words)) + words
@@ -232,7 +234,8 @@ def evidence_of(crumb: bytes, fault_text: str, oom_kills_now: int) -> Evidence |
     return {
         **found,
         **asdict(state),
-        "phase": _PHASES[crumb[_PHASE]] if crumb[_PHASE] < len(_PHASES) else None,
+        "phase": dict(zip(_PHASES.values(), _PHASES, strict=True)).get(crumb[_PHASE]),
+        "call_started_at": _CALLED_AT.unpack_from(crumb, _CALL)[0] or None,
         "torn": any(body is None for body in bodies) and state.seq > 1,
         "provider": provider,
         "libraries_sha256": libraries,

@@ -25,7 +25,7 @@ from sparkscore.scoring.batching import SLACK, auto_rows, rebatch
 from sparkscore.scoring.calls import ModelCall
 from sparkscore.scoring.counts import Counts
 from sparkscore.scoring.failures import Kind, classified
-from sparkscore.scoring.intake import Intake, ends, mark_corrupt, pointers
+from sparkscore.scoring.intake import Ends, Intake, mark_corrupt, pointers
 from sparkscore.scoring.isolation import Isolation
 from sparkscore.scoring.proof import distinct_rows, mixes_rows, prove_independence
 from sparkscore.scoring.verdicts import ERR_TYPE, Verdict, err_column, verdicts
@@ -135,11 +135,12 @@ class Scorer:
         first = next(read, None)
         if first is None:
             return
+        addresses = Ends(first.schema)
         auto = auto_rows(self.plan, first)
         rows = auto if self._call_rows is None else self._call_rows * max(1, auto // self._call_rows)
         for batch in rebatch(chain([first], read), rows, SLACK if self._call_rows is None else 1.0):
             if self._crumb is not None:
-                self._crumb.begin(batch.num_rows, ends(batch), self._call_rows or rows, self.counts.oom_splits)
+                self._crumb.begin(batch.num_rows, addresses.of(batch), self._call_rows or rows, self.counts.oom_splits)
             scored = self._scored(batch)
             self._mark("emit")
             yield scored

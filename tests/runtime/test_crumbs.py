@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from sparkscore.runtime.crumbs import Crumb, dead_workers, death_class, evidence_of
-from sparkscore.scoring.intake import ends, pointers
+from sparkscore.scoring.intake import Ends, pointers
 from sparkscore.spec.scoring import BLOCK_COL, FILE_COL, ROW_COL
 from tests import kernel
 
@@ -242,4 +242,4 @@ def test_evidence_that_cannot_be_kept_leaves_the_crumb(tmp_path: Path) -> None:
 def test_the_ends_of_a_batch_are_the_addresses_of_its_first_and_last_row(columns) -> None:
     batch = pa.RecordBatch.from_pydict(columns)
     every = pointers(batch).to_pylist()
-    assert ends(batch) == (every[0], every[-1])
+    assert Ends(batch.schema).of(batch) == (every[0], every[-1])
