@@ -268,7 +268,8 @@ class _Child:
         for memory in (self.requests_memory, self._replies_memory):
             if memory is not None:
                 memory.close()
-        full = usage.ru_maxrss * 1024 >= _FULL_FRACTION * memory_limit_bytes() or oom_kills() > self._oom_kills
+        full = usage.ru_maxrss * 1024 >= _FULL_FRACTION * memory_limit_bytes()
+        full = full or (code == -signal.SIGKILL and oom_kills() > self._oom_kills)  # as the kernel ends a process
         return death(code, full)
 
 
