@@ -36,7 +36,8 @@ _CALL, _PHASE = 4080, 4095  # when the call began, and what is done: written in 
 _CALLED_AT = struct.Struct("<d")
 _FRAME = struct.Struct("<IH")  # CRC-32 of what follows, and its length
 _NUMBERS = struct.Struct("<QdIIIIQQQQQ")
-_PHASES = {name: code for code, name in enumerate(("load", "read", "pre", "infer", "post", "emit", "ended"))}
+_PHASES = ("load", "read", "pre", "infer", "post", "emit", "ended")
+_CODES = {phase: code for code, phase in enumerate(_PHASES)}
 _MAX_ADDRESS = 400  # bytes; of a longer one the end, where the row is
 _RSS_EVERY_S, _GROUP_EVERY_S = 0.1, 1.0  # the process's memory takes 10 us to read, its group's 250
 _FULL_FRACTION = 0.9  # of the memory limit
@@ -121,7 +122,7 @@ class Crumb:
 
     def mark(self, phase: str) -> None:
         """Write down what is done from now on: load, read, pre, infer, post or emit."""
-        self._map[_PHASE] = _PHASES[phase]
+        self._map[_PHASE] = _CODES[phase]
 
     def stuck(self) -> None:
         """Leave last words before the process is ended over a call that cannot be: where its threads stand."""
@@ -234,7 +235,7 @@ def evidence_of(crumb: bytes, fault_text: str, oom_kills_now: int) -> Evidence |
     return {
         **found,
         **asdict(state),
-        "phase": dict(zip(_PHASES.values(), _PHASES, strict=True)).get(crumb[_PHASE]),
+        "phase": _PHASES[crumb[_PHASE]],
         "call_started_at": _CALLED_AT.unpack_from(crumb, _CALL)[0] or None,
         "torn": any(body is None for body in bodies) and state.seq > 1,
         "provider": provider,
