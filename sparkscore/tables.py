@@ -33,7 +33,7 @@ ERR = _columns(
     (
         "error_class",
         "string",
-        "taxonomy id: P1 model raises, P4 to P6 dead process, P7 memory, P8 time, O3 input, O4 output, G1 GPU memory",
+        "taxonomy id: P1 raised, P4-P6 died, P7 memory, P8 time, O3 input, O4 output, G1 GPU memory, G2 GPU lost",
     ),
     ("error_type", "string", "exception class name, null where none was raised"),
     ("error_message", "string", "scrubbed, at most 500 characters, never a row value"),

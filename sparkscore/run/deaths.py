@@ -22,10 +22,18 @@ _log = logging.getLogger(__name__)
 
 _HARVEST_TIMEOUT_S = 60.0
 # Of an evidence object, what an event repeats. Text of faulthandler and the figures stay in the object.
-_TOLD = """
-evidence error_class phase unit_seq partition task_attempt task_attempt_id host pid
-batch_seq batch_rows first_pointer last_pointer
-""".split()
+_TOLD: tuple[str, ...] = (
+    "evidence",
+    "error_class",
+    "phase",
+    "unit_seq",
+    "partition",
+    "task_attempt",
+    "task_attempt_id",
+    "host",
+    "pid",
+)
+_TOLD += ("batch_seq", "batch_rows", "first_pointer", "last_pointer")
 _CAUSES = {
     "P4": ("native code failed", "Look at fault_text there; check the model's libraries and custom operators."),
     "P5": (
