@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -19,8 +20,8 @@ def memory_group(name: str, limit_bytes: int, stack: ExitStack) -> Path | None:
     has processes and hands its memory controller to no group below. `no_memory_group` says why.
     """
     global no_memory_group
-    group = _own() / name
     try:
+        group = _own() / f"{name}-{os.getpid()}"
         group.mkdir()
         stack.callback(_remove, group)
         limit = "memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes"
