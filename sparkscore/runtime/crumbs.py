@@ -39,7 +39,7 @@ _NUMBERS = struct.Struct("<QdIIIIQQQQQ")
 _PHASES = ("load", "read", "pre", "infer", "post", "emit", "ended")
 _CODES = {phase: code for code, phase in enumerate(_PHASES)}
 _MAX_ADDRESS = 400  # bytes; of a longer one the end, where the row is
-_RSS_EVERY_S, _GROUP_EVERY_S = 0.1, 1.0  # the process's memory takes 10 us to read, its group's 250
+_RSS_EVERY_S, _GROUP_EVERY_S = 0.02, 1.0  # the process's memory takes 10 us to read, its group's 250
 _FULL_FRACTION = 0.9  # of the memory limit
 _MAX_FAULT_TEXT = 4000
 _MAKING_S = 60.0  # between a crumb's file and its first words; an older one without words is debris
@@ -83,12 +83,14 @@ class Crumb:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         started = time.time()
+        self._path = folder / _FOLDER / f"{os.getpid()}-{int(started * 1000)}.crumb"
+        self._fault_path = _fault_path(self._path)
         own = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": started}
+        own["fault_file"] = str(self._fault_path)
         limits = {"memory_limit_bytes": memory_limit_bytes(), "address_limit_bytes": _address_limit_bytes()}
         words = json.dumps({**about, **own, **limits, "oom_kills_at_start": oom_kills()}).encode()
         assert len(words) <= _SLOTS[0] - _FRAME.size, f"a crumb of {len(words)} bytes"
-        (folder / _FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path = folder / _FOLDER / f"{os.getpid()}-{int(started * 1000)}.crumb"
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = self._path.open("x+b")
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._file.truncate(_BYTES)
@@ -97,7 +99,7 @@ class Crumb:
         self._state, self._texts, self._rss_at, self._group_at = _State(), [b""] * 5, 0.0, 0.0
         self._put(0, words)
         self.mark("load")
-        self._faults = _fault_file(self._path.with_suffix(".fault"))
+        self._faults = _fault_file(self._fault_path)
 
     def loaded(self, provider: str, versions: Mapping[str, str]) -> None:
         """Write down what the model runs on."""
@@ -127,7 +129,7 @@ class Crumb:
     def stuck(self) -> None:
         """Leave last words before the process is ended over a call that cannot be: where its threads stand."""
         self._say(2, _STUCK)
-        with self._path.with_suffix(".fault").open("a") as file:
+        with self._fault_path.open("a") as file:
             faulthandler.dump_traceback(file)
 
     def close(self) -> None:
@@ -137,7 +139,7 @@ class Crumb:
             faulthandler.disable()
             self._faults.close()
         with suppress(OSError):
-            _remove(self._path)
+            _remove(self._path, self._fault_path)
         self._map.close()
         for file in (self._file, self._statm):
             if file is not None:
@@ -189,7 +191,7 @@ def dead_workers(folder: Path, ledger: str) -> Iterator[tuple[str, Evidence]]:
                 found = _taken(file, path, ledger)
                 if found is not None:
                     yield f"{found['host']}-{path.stem}", found
-                    _remove(path)
+                    _remove(path, Path(found["fault_file"]))
         except (FileNotFoundError, PermissionError):
             continue  # another task took it; or it is another user's
 
@@ -202,9 +204,7 @@ def _taken(file: BinaryIO, path: Path, ledger: str) -> Evidence | None:
     status = os.fstat(file.fileno())
     if status.st_nlink == 0 or status.st_uid != os.getuid():
         return None
-    faults = path.with_suffix(".fault")
-    fault_text = faults.read_text(errors="replace") if faults.exists() else ""
-    found = evidence_of(file.read(_BYTES), fault_text, oom_kills())
+    found = evidence_of(file.read(_BYTES), oom_kills())
     if found is None or found["phase"] == "ended":
         if found is not None or time.time() - status.st_mtime > _MAKING_S:
             _remove(path)
@@ -212,15 +212,13 @@ def _taken(file: BinaryIO, path: Path, ledger: str) -> Evidence | None:
     return found if found.get("ledger") == ledger else None
 
 
-def evidence_of(crumb: bytes, fault_text: str, oom_kills_now: int) -> Evidence | None:
+def evidence_of(crumb: bytes, oom_kills_now: int) -> Evidence | None:
     """Read a crumb; None for one whose first words were never whole.
 
     Parameters
     ----------
     crumb : bytes
         Of the file, also in the middle of a write: of the two states it holds, the newest whole one counts.
-    fault_text : str
-        What faulthandler left beside it.
     oom_kills_now : int
         As `oom_kills` counts them, after the death.
     """
@@ -247,7 +245,7 @@ def evidence_of(crumb: bytes, fault_text: str, oom_kills_now: int) -> Evidence |
         "gpu_used_bytes": None,
         "gpu_total_bytes": None,
         "oom_kills_now": oom_kills_now,
-        "fault_text": fault_text[:_MAX_FAULT_TEXT] or None,
+        "fault_text": _text(Path(found["fault_file"])),
     }
 
 
@@ -280,15 +278,28 @@ def _whole(crumb: bytes, at: int) -> bytes | None:
     return words if length and zlib.crc32(words) == checksum else None
 
 
+def _fault_path(crumb: Path) -> Path:
+    """Beside the crumb; or beside Spark's own file, where its faulthandler is on: a link does not cross disks."""
+    folder = os.environ.get("PYTHON_FAULTHANDLER_DIR") if faulthandler.is_enabled() else None
+    return (Path(folder) if folder else crumb.parent) / f"{crumb.stem}.fault"
+
+
 def _fault_file(path: Path) -> Any:
     """Let faulthandler write into a file. Spark's own, where it is on, gets a second name, which outlives Spark's."""
     if not faulthandler.is_enabled():
         file = path.open("w")
         faulthandler.enable(file)
         return file
-    with suppress(OSError):  # on another disk: then the text is in Spark's message alone
-        os.link(Path(os.environ.get("PYTHON_FAULTHANDLER_DIR", ""), str(os.getpid())), path)
+    with suppress(OSError):  # enabled by somebody else: then the text is on stderr alone
+        os.link(path.parent / str(os.getpid()), path)
     return None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace")[:_MAX_FAULT_TEXT] or None
+    except OSError:
+        return None
 
 
 def _opened(path: Path) -> BinaryIO | None:
@@ -298,6 +309,6 @@ def _opened(path: Path) -> BinaryIO | None:
         return None
 
 
-def _remove(path: Path) -> None:
-    for file in (path.with_suffix(".fault"), path):
-        file.unlink(missing_ok=True)
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -38,11 +38,13 @@ def die(kind):
         crumb.begin(10, (f"f#{batch * 10}", f"f#{batch * 10 + 9}"), 10, 0)
         crumb.call()
     time.sleep(chance.random() / 50)
-    hoard = []
+    hoard, batch = [], batch + 1
     try:
         while kind in ("address space full", "group full"):
-            hoard.append(bytearray(os.urandom(1) * (4 << 20)))
-            crumb.call()
+            hoard.append(bytearray(os.urandom(1) * (1 << 20)))
+            time.sleep(0.001)  # a batch of a worker takes longer
+            crumb.begin(10, (f"f#{batch * 10}", f"f#{batch * 10 + 9}"), 10, 0)
+            batch += 1
     except MemoryError:
         os._exit(1)
     if kind == "call stuck":
@@ -137,7 +139,7 @@ def test_a_crumb_holds_what_is_done_since_when_and_on_which_rows(tmp_path: Path)
     made.begin(8192, ("f#0", "f#8191"), 8192, 1)
     made.call()
     made.begin(100, ("f#8192", None), 8192, 2)
-    found = evidence_of(content(tmp_path), "", 0)
+    found = evidence_of(content(tmp_path), 0)
     assert len(content(tmp_path)) == 4096
     assert (found["run_id"], found["unit_seq"], found["pid"], found["phase"]) == ("r", 3, os.getpid(), "pre")
     assert (found["batch_seq"], found["batch_rows"], found["target_batch_rows"], found["oom_halvings"]) == (
@@ -162,16 +164,16 @@ def test_a_write_that_death_tears_apart_leaves_the_batch_before_it(tmp_path: Pat
     made.begin(10, ("a/longer/name/of/a/file#10", "f#19"), 10, 0)
     after = content(tmp_path)
     changed = [i for i in range(2048, 4096) if before[i] != after[i]]
-    assert evidence_of(after, "", 0)["batch_seq"] == 2
+    assert evidence_of(after, 0)["batch_seq"] == 2
     for torn_at in changed[1:]:  # all bytes before this one are new, the others old
-        found = evidence_of(after[:torn_at] + before[torn_at:], "", 0)
+        found = evidence_of(after[:torn_at] + before[torn_at:], 0)
         whole = found["batch_seq"] == 2
         assert (found["first_pointer"], found["torn"]) == (
             ("a/longer/name/of/a/file#10", False) if whole else ("f#0", True)
         )
     made.close()
-    assert evidence_of(bytes(4096), "", 0) is None
-    assert evidence_of(after[:100], "", 0) is None
+    assert evidence_of(bytes(4096), 0) is None
+    assert evidence_of(after[:100], 0) is None
 
 
 def test_a_crumb_that_is_read_while_it_is_written_is_of_one_moment(tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_a_crumb_that_is_read_while_it_is_written_is_of_one_moment(tmp_path: Pat
     try:
         seen = set()
         while len(seen) < 40:
-            found = evidence_of(content(tmp_path), "", 0)
+            found = evidence_of(content(tmp_path), 0)
             if found["batch_seq"]:
                 batch = str(found["batch_rows"])
                 assert (found["first_pointer"], found["last_pointer"].split("#")[1]) == (f"f#{batch}", batch)
@@ -210,7 +212,7 @@ def test_only_the_dead_are_harvested_whoever_has_their_pid_now(tmp_path: Path) -
     assert list(dead_workers(mine, "another ledger")) == []
     assert dead.exists()
     assert [name for name, _ in dead_workers(mine, "l")] == [
-        f"{evidence_of(alive.read_bytes(), '', 0)['host']}-{dead.stem}"
+        f"{evidence_of(alive.read_bytes(), 0)['host']}-{dead.stem}"
     ]
     assert (alive.exists(), dead.exists()) == (True, False)
     made.close()
