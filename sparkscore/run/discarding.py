@@ -12,6 +12,7 @@ from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run import folding
 from sparkscore.run.environment import versions
+from sparkscore.run.leasing import lease_of
 from sparkscore.run.proof import gap, recorded_proofs
 from sparkscore.spark.commit import discard
 from sparkscore.spark.delta_log import delta_path, newest_version
@@ -45,10 +46,12 @@ def discard_run(
     with claim_run(store, run_id, take_over=take_over, say=say) as claim, mapped(spark, run=run_id):
         events = EventLog(store, run_id, claim.attempt)
         events.write("run_claimed", **versions(spark))
-        there = discard(spark, sink, run_id, max(len(plan.units) - 1, 0))
+        with lease_of(spark, sink)():
+            there = discard(spark, sink, run_id, max(len(plan.units) - 1, 0))
         if not there and recorded_proofs(before):
             raise gap("the run's committed units", f"no table at {sink}", run_id)
         if newest_version(spark, quarantine) is not None:
-            spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
+            with lease_of(spark, quarantine)():
+                spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
         events.write("run_discarded", exit_code=0)
         folding.fold_run(spark, store, run_id)

@@ -1,0 +1,69 @@
+"""A pipeline whose source, model, labels, sink, quarantine and ledger are all on a real HDFS."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+from deltalake import DeltaTable
+
+from sparkscore.run.pipeline import Pipeline
+from sparkscore.runtime import files
+from tests.e2e.killing import kill_at
+from tests.e2e.scenario import bad_rows, document, put_up, scored_rows
+from tests.hdfs import HdfsServer
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.hdfs, pytest.mark.timeout(600)]
+
+ROWS, UNITS, EVERY = 20_000, 2, 1_000  # a file of 10,000 rows is a unit; one row in a thousand is bad
+
+
+def test_a_run_on_hdfs_that_is_killed_resumes_to_the_bits_of_a_run_on_a_disk(
+    spark, hdfs: HdfsServer, tmp_path: Path
+) -> None:
+    disk, root = tmp_path / "disk", f"{hdfs.root}/lake"
+    put_up(disk, ROWS, UNITS, EVERY, root)
+    Pipeline.load(document(str(disk))).run(spark, run_id="r1")
+
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document(root)))
+    command = [sys.executable, "-m", "sparkscore", "score", str(tmp_path / "p.yaml"), "--run-id", "r1"]
+    kill_at(command, f"{root}/out/_delta_log", 1, within_s=200)
+    summary = Pipeline.load(tmp_path / "p.yaml").run(spark, run_id="r1").summary()
+
+    assert (summary.ok_rows, summary.quarantined_rows, summary.attempt) == (ROWS - 20, 20, 2)
+    assert summary.reused_units >= 1
+    assert scored_rows(_table(f"{root}/out", tmp_path)) == scored_rows(DeltaTable(str(disk / "out")).to_pyarrow_table())
+    assert bad_rows(_table(f"{root}/bad", tmp_path)) == bad_rows(DeltaTable(str(disk / "bad")).to_pyarrow_table())
+    assert "SUCCEEDED" in _table(f"{root}/ledger/tables/runs", tmp_path)["state"].to_pylist()
+    assert not [f.uri for f in files.list_files(root) if "/_lease/" in f.uri]  # HDFS takes several writers
+
+
+def test_another_user_and_a_namenode_that_is_gone_end_a_run_with_one_clear_error(
+    hdfs: HdfsServer, tmp_path: Path
+) -> None:
+    """The source and the ledger are on a disk, so it is Spark's own client that is refused."""
+    disk = tmp_path / "disk"
+    put_up(disk, 10, 1, EVERY)
+    sink = {"format": "delta", "location": f"{hdfs.root}/of-another"}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document(str(disk), sink=sink)))
+    command = [sys.executable, "-m", "sparkscore", "score", str(tmp_path / "p.yaml"), "--run-id", "r1", "--json"]
+    mallory = {**os.environ, "HADOOP_USER_NAME": "mallory"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=mallory)
+    assert done.returncode == 4, done.stderr[-2000:]
+    assert json.loads(done.stdout)["code"] == "SPS-ENV-ACCESS"
+    assert done.stderr.count("[SPS-") == 1
+    assert "Traceback" not in done.stderr
+
+
+def _table(uri: str, tmp_path: Path) -> pa.Table:
+    """Read a table with delta-rs, from a copy of its files."""
+    copy = tmp_path / "copies" / uri.rpartition("/")[2]
+    for file in files.list_files(uri):
+        files.write_bytes(f"{copy}{file.uri.removeprefix(uri)}", files.read_bytes(file.uri))
+    return DeltaTable(str(copy)).to_pyarrow_table()

@@ -1,0 +1,65 @@
+"""One of two drivers that write the same tables at the same time; what it did is one line of JSON on stdout.
+
+``python -m tests.e2e.two_writers <0 or 1> <folder of the barriers> <pipeline file>…``
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sparkscore.ledger.events import read_events
+from sparkscore.ledger.store import open_store
+from sparkscore.run.leasing import lease_of
+from sparkscore.run.pipeline import Pipeline
+from sparkscore.spark.sessions import local_session
+
+COMMITS = 8
+
+
+def main(me: str, barriers: Path, documents: list[str]) -> None:
+    pipelines = [Pipeline.load(Path(document)) for document in documents]
+    places = [place for pipeline in pipelines for place in pipeline.spec.places]
+    spark = local_session("local[1,4]", places=places)
+    told: dict[str, Any] = {"lost": {}, "seconds": {}}
+    for pipeline in pipelines:
+        root = pipeline.spec.ledger.removesuffix("/ledger")
+        _meet(barriers, f"run {root}", me)
+        began = time.monotonic()
+        pipeline.run(spark, f"r{me}")
+        told["seconds"][root] = round(time.monotonic() - began, 1)
+        events = [e["event"] for e in read_events(open_store(pipeline.spec.ledger), f"r{me}")]
+        told["lost"][root] = events.count("commit_lost")
+        for name, held in (("unprotected", contextlib.nullcontext), ("leased", lease_of(spark, f"{root}/leased"))):
+            if root.startswith("s3a:"):
+                _append(spark, f"{root}/{name}", held, barriers, me)
+    sys.stdout.write(json.dumps(told) + "\n")
+    spark.stop()
+
+
+def _append(spark: Any, table: str, held: Any, barriers: Path, me: str) -> None:
+    """Append rows one by one, each at the same moment as the other driver."""
+    if me == "0":
+        spark.range(0).write.format("delta").save(table)
+    for number in range(COMMITS):
+        rows = spark.range(1).selectExpr(f"'{me}/{number}' AS name")
+        rows = rows.selectExpr("name", "0L AS id")
+        _meet(barriers, f"{table} {number}", me)
+        with held():
+            rows.write.format("delta").mode("append").option("mergeSchema", "true").save(table)
+
+
+def _meet(barriers: Path, name: str, me: str) -> None:
+    folder = barriers / name.replace("/", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / me).touch()
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
