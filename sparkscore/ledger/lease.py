@@ -64,7 +64,7 @@ class Lease:
         Raises
         ------
         ClusterError
-            `SPS-CLUSTER-CONFLICT` when a live writer kept it for `timeout_s`.
+            `SPS-CLUSTER-LEASE` when a live writer kept it for `timeout_s`.
         """
         goes_on = self._goes_on()
         if not goes_on:
@@ -134,7 +134,7 @@ class Lease:
     def _busy(self, owner: dict[str, Any]) -> SparkscoreError:
         pid, host = _who(owner)
         return error(
-            "SPS-CLUSTER-CONFLICT",
+            "SPS-CLUSTER-LEASE",
             f"Expected the lease of {self._store.root} within {self._timeout_s:g} s. "
             f"Got a live writer that keeps it: pid {pid} on {host}.",
             "Start the same run id again when that run is done, or set SPARKSCORE_LEASE_TIMEOUT_S higher.",

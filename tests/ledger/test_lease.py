@@ -104,13 +104,13 @@ def test_a_holder_that_stands_still_is_passed_after_two_heartbeats_and_then_goes
 
 def test_a_live_holder_is_waited_for_and_then_named(tmp_path: Path) -> None:
     with _holder(tmp_path) as holder:
-        named = rf"SPS-CLUSTER-CONFLICT.*within 0\.5 s.*pid {holder.pid}"
+        named = rf"SPS-CLUSTER-LEASE.*within 0\.5 s.*pid {holder.pid}"
         with pytest.raises(SparkscoreError, match=named) as caught, _lease(tmp_path, timeout_s=0.5).held():
             pass
         assert caught.value.exit_code == 8
         # The ticket that was given up stands between; it lets nobody pass who is still to wait.
         with (
-            pytest.raises(SparkscoreError, match=rf"SPS-CLUSTER-CONFLICT.*pid {holder.pid}"),
+            pytest.raises(SparkscoreError, match=rf"SPS-CLUSTER-LEASE.*pid {holder.pid}"),
             _lease(tmp_path, timeout_s=0.5).held(),
         ):
             pass
@@ -122,7 +122,7 @@ def test_one_that_died_while_it_waited_lets_nobody_pass_the_holder(tmp_path: Pat
         foreign = {**asdict(this_process()), "host": "elsewhere"}
         store.put_if_absent("_lease/00000002.json", json.dumps(foreign).encode())
         with (
-            pytest.raises(SparkscoreError, match=rf"SPS-CLUSTER-CONFLICT.*pid {holder.pid}"),
+            pytest.raises(SparkscoreError, match=rf"SPS-CLUSTER-LEASE.*pid {holder.pid}"),
             _lease(tmp_path, timeout_s=0.5).held(),
         ):
             pass
