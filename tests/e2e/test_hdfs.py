@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,33 +31,18 @@ def test_a_run_on_hdfs_that_is_killed_resumes_to_the_bits_of_a_run_on_a_disk(
     Pipeline.load(document(str(disk))).run(spark, run_id="r1")
 
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(document(root)))
-    command = [sys.executable, "-m", "sparkscore", "score", str(tmp_path / "p.yaml"), "--run-id", "r1"]
+    command = [sys.executable, "-m", "sparkscore", "score", str(tmp_path / "p.yaml"), "--run-id", "r1", "--json"]
     kill_at(command, f"{root}/out/_delta_log", 1, within_s=200)
-    summary = Pipeline.load(tmp_path / "p.yaml").run(spark, run_id="r1").summary()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
-    assert (summary.ok_rows, summary.quarantined_rows, summary.attempt) == (ROWS - 20, 20, 2)
-    assert summary.reused_units >= 1
+    summary = json.loads(done.stdout)
+    assert (summary["ok_rows"], summary["quarantined_rows"], summary["attempt"]) == (ROWS - 20, 20, 2)
+    assert summary["reused_units"] >= 1
     assert scored_rows(_table(f"{root}/out", tmp_path)) == scored_rows(DeltaTable(str(disk / "out")).to_pyarrow_table())
     assert bad_rows(_table(f"{root}/bad", tmp_path)) == bad_rows(DeltaTable(str(disk / "bad")).to_pyarrow_table())
     assert "SUCCEEDED" in _table(f"{root}/ledger/tables/runs", tmp_path)["state"].to_pylist()
     assert not [f.uri for f in files.list_files(root) if "/_lease/" in f.uri]  # HDFS takes several writers
-
-
-def test_another_user_and_a_namenode_that_is_gone_end_a_run_with_one_clear_error(
-    hdfs: HdfsServer, tmp_path: Path
-) -> None:
-    """The source and the ledger are on a disk, so it is Spark's own client that is refused."""
-    disk = tmp_path / "disk"
-    put_up(disk, 10, 1, EVERY)
-    sink = {"format": "delta", "location": f"{hdfs.root}/of-another"}
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document(str(disk), sink=sink)))
-    command = [sys.executable, "-m", "sparkscore", "score", str(tmp_path / "p.yaml"), "--run-id", "r1", "--json"]
-    mallory = {**os.environ, "HADOOP_USER_NAME": "mallory"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=mallory)
-    assert done.returncode == 4, done.stderr[-2000:]
-    assert json.loads(done.stdout)["code"] == "SPS-ENV-ACCESS"
-    assert done.stderr.count("[SPS-") == 1
-    assert "Traceback" not in done.stderr
 
 
 def _table(uri: str, tmp_path: Path) -> pa.Table:

@@ -54,11 +54,11 @@ def test_what_was_refused_leaves_no_file_behind(store: HdfsStore, hdfs: HdfsServ
 
 def test_a_busy_namenode_and_answers_that_break_off_are_waited_out(store: HdfsStore, proxy: FaultyProxy) -> None:
     proxy.faults = ["503"] * 3 + ["none", "503"]
-    assert store.put_if_absent("b", b"x")
+    assert store.put_if_absent("a/b", b"x")
     proxy.faults = ["broken", "lost", "503"]
-    assert store.names(".") == ["b"]
+    assert store.names("a") == ["b"]
     proxy.faults = ["503", "lost"]
-    assert store.get("b") == b"x"
+    assert store.get("a/b") == b"x"
     assert not proxy.faults
 
 
