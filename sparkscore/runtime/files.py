@@ -116,7 +116,7 @@ def webhdfs(authority: str) -> WebHdfs:
     """Give the client of a NameNode, named as in an ``hdfs://`` URI: ``host`` or ``host:port``.
 
     The port of a URI is the one that Spark's client speaks to; HTTP is at ``SPARKSCORE_WEBHDFS_PORT`` (9870). The user
-    is ``HADOOP_USER_NAME`` or the process's own, as for Spark's client.
+    is that of Spark's client: ``HADOOP_USER_NAME``, on executors ``SPARK_USER``, which Spark sets, or the process's.
 
     Raises
     ------
@@ -127,7 +127,8 @@ def webhdfs(authority: str) -> WebHdfs:
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
         wanted = f"Expected a port in SPARKSCORE_WEBHDFS_PORT. Got {port!r}."
         raise error("SPS-ENV-SOURCE", wanted, "Give the NameNode's HTTP port, or unset it for 9870.")
-    return _webhdfs(authority.partition(":")[0], int(port), os.environ.get("HADOOP_USER_NAME") or getpass.getuser())
+    user = os.environ.get("HADOOP_USER_NAME") or os.environ.get("SPARK_USER") or getpass.getuser()
+    return _webhdfs(authority.partition(":")[0], int(port), user)
 
 
 def read_bytes(uri: str) -> bytes:

@@ -111,6 +111,9 @@ def test_hdfs_goes_to_the_namenodes_http_port_as_the_user_that_spark_is(monkeypa
     assert path == "/models/a%20b/m.onnx"
     assert (handle.handler.fs.host, handle.handler.fs.port, handle.handler.fs.user) == ("namenode", 19870, "ada")
     monkeypatch.delenv("HADOOP_USER_NAME")
+    monkeypatch.setenv("SPARK_USER", "grace")
+    assert files.webhdfs("namenode").user == "grace"
+    monkeypatch.delenv("SPARK_USER")
     assert files.webhdfs("namenode").user == getpass.getuser()
 
 
