@@ -66,18 +66,20 @@ class Lease:
         ClusterError
             `SPS-CLUSTER-LEASE` when a live writer kept it for `timeout_s`.
         """
-        goes_on = self._goes_on()
-        if not goes_on:
-            self._ticket = self._new_ticket()
-        last: _State = "done" if goes_on else "left"
-        try:
-            with self._heart:
-                if not goes_on:
-                    self._wait()
-                    last = "done"
-                yield
-        finally:
-            self._say(last)
+        waits = not self._goes_on()
+        while True:
+            if waits:
+                self._ticket = self._new_ticket()
+            last: _State = "left"
+            try:
+                with self._heart:
+                    if not waits or self._has_its_turn():
+                        last = "done"
+                        yield
+                        return
+            finally:
+                self._say(last)
+                self._ticket = self._ticket if last == "done" else 0
 
     def _goes_on(self) -> bool:
         """Take the table again with the ticket of the last time, if nobody has come since."""
@@ -102,11 +104,18 @@ class Lease:
             raise self._no_place(refusal) from refusal
         return number
 
-    def _wait(self) -> None:
+    def _has_its_turn(self) -> bool:
+        """Wait for the tickets before; False when a later one went on meanwhile, since this process stood still."""
         for number in range(self._ticket - 1, 0, -1):
             if self._over(number):
                 break
         self._heart.beat(state="held")
+        later = self._ticket + 1
+        while beat := self._store.get(_beat(later)):
+            if json.loads(beat)["state"] in ("held", "done"):
+                return False
+            later += 1
+        return True
 
     def _over(self, number: int) -> bool:
         """Wait until a ticket is no hindrance; tell whether those before it are none either."""

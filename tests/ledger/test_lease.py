@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -102,6 +103,30 @@ def test_a_holder_that_stands_still_is_passed_after_two_heartbeats_and_then_goes
     assert _tickets(tmp_path) == ["00000001.json", "00000002.json"]
 
 
+def test_one_that_stood_still_while_it_waited_goes_behind_the_one_that_passed_it(tmp_path: Path) -> None:
+    """Ticket 2 waits, stands still and is passed by 3; when it wakes, ticket 1 is over, and 3 is still held."""
+    door = tmp_path / "door"
+    command = [sys.executable, "-c", _TURNS, str(tmp_path), str(door), "1", "leased"]
+    with _lease(tmp_path).held():
+        waiter = subprocess.Popen(command)
+        _until(lambda: LocalStore(tmp_path).get("_lease/beat/00000002.json") is not None)
+        waiter.send_signal(signal.SIGSTOP)
+    with _lease(tmp_path).held():
+        os.close(os.open(door, os.O_CREAT | os.O_EXCL))
+        waiter.send_signal(signal.SIGCONT)
+        _until(lambda: len(_tickets(tmp_path)) == 4)
+        door.unlink()
+    assert waiter.wait(20) == 0
+
+
+def test_a_lease_whose_ticket_was_given_up_waits_again(tmp_path: Path) -> None:
+    lease = _lease(tmp_path, timeout_s=0.3)
+    with _holder(tmp_path):
+        for _ in range(2):
+            with pytest.raises(SparkscoreError, match="SPS-CLUSTER-LEASE"), lease.held():
+                pass
+
+
 def test_a_live_holder_is_waited_for_and_then_named(tmp_path: Path) -> None:
     with _holder(tmp_path) as holder:
         named = rf"SPS-CLUSTER-LEASE.*within 0\.5 s.*pid {holder.pid}"
@@ -150,6 +175,13 @@ def _lease(folder: Path, *, timeout_s: float = 9, interval_s: float = BEAT_S) ->
 
 def _tickets(folder: Path) -> list[str]:
     return [name for name in LocalStore(folder).names("_lease") if name.endswith(".json")]
+
+
+def _until(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @contextmanager
