@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from sparkscore.runtime import files
 from tests.run.conftest import linear_model, write_rows
 
-__all__ = ["bad_rows", "document", "put_up", "scored_rows"]
+__all__ = ["bad_rows", "document", "put_up", "scored_rows", "second_reader"]
 
 
 def document(root: str, **keys: Any) -> dict[str, Any]:
@@ -52,3 +53,11 @@ def scored_rows(table: pa.Table) -> Counter[tuple[object, ...]]:
 def bad_rows(table: pa.Table) -> list[tuple[str, str]]:
     """Give the rows of a quarantine by key and reason."""
     return sorted((dict(row["keys"])["id"], row["error_code"]) for row in table.to_pylist())
+
+
+def second_reader(uri: str, tmp_path: Path) -> pa.Table:
+    """Read a Delta table with delta-rs, from a copy of its files on a disk."""
+    copy = tmp_path / "copies" / uri.replace("/", "_").replace(":", "_")
+    for file in files.list_files(uri):
+        files.write_bytes(f"{copy}{file.uri.removeprefix(uri)}", files.read_bytes(file.uri))
+    return DeltaTable(str(copy)).to_pyarrow_table()

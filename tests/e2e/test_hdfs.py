@@ -7,15 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import yaml
-from deltalake import DeltaTable
 
 from sparkscore.run.pipeline import Pipeline
 from sparkscore.runtime import files
 from tests.e2e.killing import kill_at
-from tests.e2e.scenario import bad_rows, document, put_up, scored_rows
+from tests.e2e.scenario import bad_rows, document, put_up, scored_rows, second_reader
 from tests.hdfs import HdfsServer
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.hdfs, pytest.mark.timeout(600)]
@@ -39,15 +37,7 @@ def test_a_run_on_hdfs_that_is_killed_resumes_to_the_bits_of_a_run_on_a_disk(
     summary = json.loads(done.stdout)
     assert (summary["ok_rows"], summary["quarantined_rows"], summary["attempt"]) == (ROWS - 20, 20, 2)
     assert summary["reused_units"] >= 1
-    assert scored_rows(_table(f"{root}/out", tmp_path)) == scored_rows(DeltaTable(str(disk / "out")).to_pyarrow_table())
-    assert bad_rows(_table(f"{root}/bad", tmp_path)) == bad_rows(DeltaTable(str(disk / "bad")).to_pyarrow_table())
-    assert "SUCCEEDED" in _table(f"{root}/ledger/tables/runs", tmp_path)["state"].to_pylist()
+    for name, judged in (("out", scored_rows), ("bad", bad_rows)):
+        assert judged(second_reader(f"{root}/{name}", tmp_path)) == judged(second_reader(f"{disk}/{name}", tmp_path))
+    assert "SUCCEEDED" in second_reader(f"{root}/ledger/tables/runs", tmp_path)["state"].to_pylist()
     assert not [f.uri for f in files.list_files(root) if "/_lease/" in f.uri]  # HDFS takes several writers
-
-
-def _table(uri: str, tmp_path: Path) -> pa.Table:
-    """Read a table with delta-rs, from a copy of its files."""
-    copy = tmp_path / "copies" / uri.rpartition("/")[2]
-    for file in files.list_files(uri):
-        files.write_bytes(f"{copy}{file.uri.removeprefix(uri)}", files.read_bytes(file.uri))
-    return DeltaTable(str(copy)).to_pyarrow_table()

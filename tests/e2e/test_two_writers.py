@@ -8,13 +8,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import yaml
-from deltalake import DeltaTable
 
-from sparkscore.runtime import files
-from tests.e2e.scenario import document, put_up
+from tests.e2e.scenario import document, put_up, second_reader
 from tests.e2e.two_writers import COMMITS
 from tests.hdfs import HdfsServer
 from tests.servers import S3Server
@@ -43,14 +40,14 @@ def test_two_drivers_on_a_disk_s3_and_hdfs_lose_and_double_nothing(
     told = _together(tmp_path / "barriers", documents)
 
     for root in roots:
-        sink = _table(f"{root}/out", tmp_path)
+        sink = second_reader(f"{root}/out", tmp_path)
         runs = sink["_ss"].combine_chunks().field("run_id").to_pylist()
         assert Counter(zip(runs, sink["id"].to_pylist(), strict=True)) == Counter(
             (run, i) for run in ("r0", "r1") for i in range(ROWS)
         )
-        bad = _table(f"{root}/bad", tmp_path)
+        bad = second_reader(f"{root}/bad", tmp_path)
         assert Counter(bad["run_id"].to_pylist()) == {"r0": ROWS // EVERY, "r1": ROWS // EVERY}
-        states = _table(f"{root}/ledger/tables/runs", tmp_path)
+        states = second_reader(f"{root}/ledger/tables/runs", tmp_path)
         assert sorted(zip(states["run_id"].to_pylist(), states["state"].to_pylist(), strict=True)) == [
             ("r0", "SUCCEEDED"),
             ("r1", "SUCCEEDED"),
@@ -58,8 +55,8 @@ def test_two_drivers_on_a_disk_s3_and_hdfs_lose_and_double_nothing(
     assert [list(one["lost"].values()) for one in told] == [[0, 0, 0]] * 2
     # What Delta alone makes of the same race on S3: each of the two thinks that it committed.
     names = {f"{me}/{number}" for me in (0, 1) for number in range(COMMITS)}
-    assert set(_table(f"{lake}/leased", tmp_path)["name"].to_pylist()) == names
-    assert len(_table(f"{lake}/unprotected", tmp_path)) < len(names)
+    assert set(second_reader(f"{lake}/leased", tmp_path)["name"].to_pylist()) == names
+    assert len(second_reader(f"{lake}/unprotected", tmp_path)) < len(names)
 
 
 def _together(barriers: Path, documents: list[Path]) -> list[dict[str, dict[str, float]]]:
@@ -77,11 +74,3 @@ def _together(barriers: Path, documents: list[Path]) -> list[dict[str, dict[str,
             driver.kill()  # only where one hangs
     assert [driver.returncode for driver in drivers] == [0, 0], [err.decode()[-2000:] for _, err in ended]
     return [json.loads(out.splitlines()[-1]) for out, _ in ended]
-
-
-def _table(uri: str, tmp_path: Path) -> pa.Table:
-    """Read a table with delta-rs, from a copy of its files."""
-    copy = tmp_path / "copies" / uri.replace("/", "_").replace(":", "_")
-    for file in files.list_files(uri):
-        files.write_bytes(f"{copy}{file.uri.removeprefix(uri)}", files.read_bytes(file.uri))
-    return DeltaTable(str(copy)).to_pyarrow_table()

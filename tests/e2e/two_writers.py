@@ -44,13 +44,12 @@ def main(me: str, barriers: Path, documents: list[str]) -> None:
 def _append(spark: Any, table: str, held: Any, barriers: Path, me: str) -> None:
     """Append rows one by one, each at the same moment as the other driver."""
     if me == "0":
-        spark.range(0).write.format("delta").save(table)
+        spark.createDataFrame([], "name string").write.format("delta").save(table)
     for number in range(COMMITS):
-        rows = spark.range(1).selectExpr(f"'{me}/{number}' AS name")
-        rows = rows.selectExpr("name", "0L AS id")
+        row = spark.createDataFrame([(f"{me}/{number}",)], "name string")
         _meet(barriers, f"{table} {number}", me)
         with held():
-            rows.write.format("delta").mode("append").option("mergeSchema", "true").save(table)
+            row.write.format("delta").mode("append").save(table)
 
 
 def _meet(barriers: Path, name: str, me: str) -> None:
