@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,7 +25,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-ROWS, UNITS, EVERY = 30_000, 3, 1_000
+ROWS, UNITS, EVERY = 20_000, 2, 1_000
 
 
 def test_two_drivers_on_a_disk_s3_and_hdfs_lose_and_double_nothing(
@@ -53,16 +54,16 @@ def test_two_drivers_on_a_disk_s3_and_hdfs_lose_and_double_nothing(
             ("r1", "SUCCEEDED"),
         ]
     assert [list(one["lost"].values()) for one in told] == [[0, 0, 0]] * 2
-    # What Delta alone makes of the same race on S3: each of the two thinks that it committed.
     names = {f"{me}/{number}" for me in (0, 1) for number in range(COMMITS)}
     assert set(second_reader(f"{lake}/leased", tmp_path)["name"].to_pylist()) == names
-    unprotected = second_reader(f"{lake}/unprotected", tmp_path)
-    assert len(unprotected) < len(names)
-    record_property("lost without the lease", f"{len(names) - len(unprotected)} of {len(names)}")
+    # What Delta alone makes of the same race on S3: each of the two was told that it committed.
+    committed, there = told[0]["commits"], len(second_reader(f"{lake}/unprotected", tmp_path))
+    assert there < committed
+    record_property("lost without the lease", f"{committed - there} of {committed}")
     record_property("seconds of each driver", [one["seconds"] for one in told])
 
 
-def _together(barriers: Path, documents: list[Path]) -> list[dict[str, dict[str, float]]]:
+def _together(barriers: Path, documents: list[Path]) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "tests.e2e.two_writers"]
     drivers = [
         subprocess.Popen(

@@ -16,9 +16,10 @@ from sparkscore.ledger.events import read_events
 from sparkscore.ledger.store import open_store
 from sparkscore.run.leasing import lease_of
 from sparkscore.run.pipeline import Pipeline
+from sparkscore.runtime import files
 from sparkscore.spark.sessions import local_session
 
-COMMITS = 8
+COMMITS = 6
 
 
 def main(me: str, barriers: Path, documents: list[str]) -> None:
@@ -34,22 +35,30 @@ def main(me: str, barriers: Path, documents: list[str]) -> None:
         told["seconds"][root] = round(time.monotonic() - began, 1)
         events = [e["event"] for e in read_events(open_store(pipeline.spec.ledger), f"r{me}")]
         told["lost"][root] = events.count("commit_lost")
-        for name, held in (("unprotected", contextlib.nullcontext), ("leased", lease_of(spark, f"{root}/leased"))):
-            if root.startswith("s3a:"):
-                _append(spark, f"{root}/{name}", held, barriers, me)
+        if root.startswith("s3a:"):
+            _append(spark, f"{root}/leased", lease_of(spark, f"{root}/leased"), barriers, me)
+            told["commits"] = _append(spark, f"{root}/unprotected", contextlib.nullcontext, barriers, me)
     sys.stdout.write(json.dumps(told) + "\n")
     spark.stop()
 
 
-def _append(spark: Any, table: str, held: Any, barriers: Path, me: str) -> None:
-    """Append rows one by one, each at the same moment as the other driver."""
+def _append(spark: Any, table: str, held: Any, barriers: Path, me: str) -> int:
+    """Append rows one by one, each at the same moment as the other driver, until a commit is lost; give their number.
+
+    Which one it is cannot be seen here: both were told that they had committed.
+    """
     if me == "0":
         spark.createDataFrame([], "name string").write.format("delta").save(table)
-    for number in range(COMMITS):
+    for number in range(COMMITS if held is not contextlib.nullcontext else 5 * COMMITS):
         row = spark.createDataFrame([(f"{me}/{number}",)], "name string")
         _meet(barriers, f"{table} {number}", me)
         with held():
             row.write.format("delta").mode("append").save(table)
+        _meet(barriers, f"{table} {number} done", me)
+        entries = [f for f in files.list_files(f"{table}/_delta_log", recursive=False) if f.uri.endswith(".json")]
+        if len(entries) < 1 + 2 * (number + 1):
+            break
+    return 2 * (number + 1)
 
 
 def _meet(barriers: Path, name: str, me: str) -> None:
