@@ -19,8 +19,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 __all__ = ["WebHdfs"]
 
-_TRIES = 5
-_FIRST_WAIT_S = 0.4  # doubled at each try; with the chance in them, 6 s in all, which a NameNode's switch may take
+_TRIES = 6
+_FIRST_WAIT_S = 0.4  # doubled at each try: 9 s in all, on average
 _TIMEOUT_S = 30.0
 # A NameNode that starts, or that another one stands in for, refuses by these names and takes the same call later.
 _NOT_YET = frozenset({"SafeModeException", "StandbyException", "RetriableException"})

@@ -64,7 +64,7 @@ def test_a_busy_namenode_and_answers_that_break_off_are_waited_out(store: HdfsSt
 
 def test_a_namenode_that_stays_busy_is_named(store: HdfsStore, proxy: FaultyProxy) -> None:
     for call in (lambda: store.get("a"), lambda: store.put("a", b""), lambda: store.names("a")):
-        proxy.faults = ["503"] * 5
+        proxy.faults = ["503"] * 6
         with pytest.raises(SparkscoreError, match=r"SPS-CLUSTER-STORAGE.*HTTP status 503") as caught:
             call()
         assert caught.value.exit_code == 8
