@@ -465,13 +465,12 @@ class _Attempt:
 def _tables_folded(spark: SparkSession, store: Store, run_id: str) -> bool:
     """Show the run in the ledger's tables; the events stay the truth when that fails."""
     try:
-        folding.fold_run(spark, store, run_id)
+        return folding.fold_run(spark, store, run_id)
     except Exception:  # boundary: a run has ended as it has, whatever becomes of the tables
         _log.warning(
             "the tables of run %s could not be folded; the same run id again folds them", run_id, exc_info=True
         )
         return False
-    return True
 
 
 def _success(bad_rows: int, fail_on_quarantine: bool) -> int:
