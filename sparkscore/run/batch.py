@@ -271,11 +271,18 @@ class _Attempt:
         self._proved_at = time.monotonic()
 
     def _commit(self, unit: Unit) -> Commit:
-        """Write one unit until its commit stays; one that another writer overwrote is made again."""
-        for _ in range(_MAX_COMMIT_TRIES):
+        """Write one unit until its commit stays; one that another writer overwrote is made again, as is one that
+        Delta refused because another one's changed the table, such as the first of two first ones.
+        """
+        for left in reversed(range(_MAX_COMMIT_TRIES)):
             self.claim.assert_mine()
             self._assert_unchanged(unit)
-            self._write(unit)
+            try:
+                self._write(unit)
+            except SparkscoreError as refusal:
+                if refusal.code != "SPS-CLUSTER-CONFLICT" or not left:
+                    raise
+                continue
             commit = self.line.find(unit, again=unit.seq in self._lost)
             if commit is not None:
                 return commit
@@ -462,13 +469,12 @@ class _Attempt:
 def _tables_folded(spark: SparkSession, store: Store, run_id: str) -> bool:
     """Show the run in the ledger's tables; the events stay the truth when that fails."""
     try:
-        folding.fold_run(spark, store, run_id)
+        return folding.fold_run(spark, store, run_id)
     except Exception:  # boundary: a run has ended as it has, whatever becomes of the tables
         _log.warning(
             "the tables of run %s could not be folded; the same run id again folds them", run_id, exc_info=True
         )
         return False
-    return True
 
 
 def _success(bad_rows: int, fail_on_quarantine: bool) -> int:
