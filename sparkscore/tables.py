@@ -59,7 +59,7 @@ RUNS = _columns(
     ("attempt", "bigint", "key: number of the claim"),
     ("kind", "string", "batch"),
     ("pipeline_name", "string", "`name` of the pipeline file"),
-    ("state", "string", "PLANNED | RUNNING | SUCCEEDED | FAILED | STOPPED | FENCED | DISCARDED"),
+    ("state", "string", "PLANNED | RUNNING | SUCCEEDED | FAILED | STOPPED | FENCED | ABANDONED | DISCARDED"),
     ("exit_code", "int", "the exit code of the attempt"),
     ("error_code", "string", "SPS-… of the failure"),
     ("error_message", "string", "its text, at most 2,000 characters"),
@@ -89,6 +89,7 @@ RUNS = _columns(
     ("balance_basis", "string", "footer | count | receipt"),
     ("started_at", "timestamp", "UTC"),
     ("ended_at", "timestamp", "UTC"),
+    ("heartbeat_at", "timestamp", "UTC, last sign of life of an attempt that did not close, when it was read"),
     ("rows_per_s", "double", "committed rows of the attempt per second of its units"),
 )
 

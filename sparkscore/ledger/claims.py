@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sparkscore.errors import ClusterError, SparkscoreError
 from sparkscore.ledger.events import CLOSING, attempts, claim_name, read_claim, read_events
 from sparkscore.ledger.store import Store
 
-__all__ = ["HEARTBEAT_S", "Claim", "Owner", "claim_run", "this_process"]
+__all__ = ["HEARTBEAT_S", "Claim", "Owner", "claim_run", "heartbeat_name", "owner_is_gone", "this_process"]
 
 HEARTBEAT_S = 15.0
 
@@ -41,6 +41,7 @@ class Claim:
         self._store = store
         self.run_id = run_id
         self.attempt = attempt
+        self.on_beat: Callable[[], None] = lambda: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, args=(interval_s,), name="sparkscore-heartbeat", daemon=True)
 
@@ -61,9 +62,11 @@ class Claim:
     def _beat(self, interval_s: float) -> None:
         counter = 0
         while True:
-            data = json.dumps({"attempt": self.attempt, "counter": counter}).encode()
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            beat = {"attempt": self.attempt, "counter": counter, "interval_s": interval_s, "at": at}
             with suppress(SparkscoreError):  # a missed beat shows a dead run, which is the truth about the store
-                self._store.put(_heartbeat(self.run_id), data)
+                self._store.put(heartbeat_name(self.run_id), json.dumps(beat).encode())
+            self.on_beat()
             counter += 1
             if self._stop.wait(interval_s):
                 return
@@ -97,7 +100,8 @@ def claim_run(
     if numbers and not take_over:
         _assert_dead(store, run_id, numbers[-1], interval_s, say)
     attempt = (numbers[-1] if numbers else 0) + 1
-    body = {"run_id": run_id, "attempt": attempt, "claimed_at": datetime.now(UTC).isoformat(), **asdict(this_process())}
+    at = datetime.now(UTC).isoformat()
+    body = {"run_id": run_id, "attempt": attempt, "claimed_at": at, "interval_s": interval_s, **asdict(this_process())}
     if not store.put_if_absent(claim_name(run_id, attempt), json.dumps(body).encode()):
         raise _fenced(f"attempt {attempt} to be free", "a claim of another driver", run_id)
     return Claim(store, run_id, attempt, interval_s)
@@ -109,21 +113,26 @@ def this_process() -> Owner:
     return Owner(socket.gethostname(), _boot_id(), pid, _start_of(pid) or "", _pid_namespace())
 
 
+def owner_is_gone(claim: dict[str, Any]) -> bool:
+    """Tell whether the process that claimed an attempt is known to be dead: it was one of this machine."""
+    me = asdict(this_process())
+    # Containers of one machine may share its name and boot id, and see each other's processes under no pid.
+    same_machine = all(claim.get(k) == me[k] for k in ("host", "boot_id", "pid_namespace"))
+    return same_machine and _start_of(claim["pid"]) != claim["pid_start"]
+
+
 def _assert_dead(store: Store, run_id: str, attempt: int, interval_s: float, say: Callable[[str], None]) -> None:
     if any(e["event"] in CLOSING for e in read_events(store, run_id, attempt)):
         return
     claim = read_claim(store, run_id, attempt)
-    me = asdict(this_process())
-    # Containers of one machine may share its name and boot id, and see each other's processes under no pid.
-    same_machine = all(claim.get(k) == me[k] for k in ("host", "boot_id", "pid_namespace"))
-    if same_machine and _start_of(claim["pid"]) != claim["pid_start"]:
+    if owner_is_gone(claim):
         return
     say(f"attempt {attempt} of {run_id} did not close; watching its heartbeat for {2 * interval_s:.0f} s")
-    before = store.get(_heartbeat(run_id))
+    before = store.get(heartbeat_name(run_id))
     deadline = time.monotonic() + 2 * interval_s
     while time.monotonic() < deadline:
         time.sleep(min(1.0, interval_s / 10))
-        if store.get(_heartbeat(run_id)) != before:
+        if store.get(heartbeat_name(run_id)) != before:
             who = f"a live driver: pid {claim.get('pid')} on {claim.get('host')}"
             raise _fenced(f"run {run_id} to be free", who, run_id)
 
@@ -137,7 +146,8 @@ def _fenced(expected: str, got: str, run_id: str) -> SparkscoreError:
     )
 
 
-def _heartbeat(run_id: str) -> str:
+def heartbeat_name(run_id: str) -> str:
+    """Name the object that a run's driver writes again and again."""
     return f"heartbeat/{run_id}.json"
 
 

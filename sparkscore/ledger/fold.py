@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sparkscore.ledger.events import CLOSING, attempts, read_claim, read_events
+from sparkscore.ledger.liveness import last_sign
 from sparkscore.ledger.plans import Plan, read_plan
 from sparkscore.ledger.store import Store
 from sparkscore.tables import RUNS, UNITS
@@ -25,7 +26,10 @@ def run_ids(store: Store) -> list[str]:
 
 
 def state_of(events: Iterable[dict[str, Any]]) -> str:
-    """Give the state that a run's events add up to; an open attempt is RUNNING, whether or not its driver lives."""
+    """Give the state that a run's events add up to; an open attempt is RUNNING, whether or not its driver lives.
+
+    `run_rows` knows the difference: it calls an attempt whose driver is gone ABANDONED.
+    """
     state = "PLANNED"
     for event in events:
         name = event["event"]
@@ -75,13 +79,27 @@ def run_rows(store: Store, run_id: str) -> list[dict[str, Any]]:
     every = read_events(store, run_id)
     discarded = any(e["event"] == "run_discarded" for e in every)
     rows = []
-    for attempt in attempts(store, run_id):
+    numbers = attempts(store, run_id)
+    for attempt in numbers:
         upto = [e for e in every if e["attempt"] <= attempt]
         own = [e for e in every if e["attempt"] == attempt]
         row = _run_row(plan, attempt, own, upto)
         row["started_at"] = row["started_at"] or _time(read_claim(store, run_id, attempt)["claimed_at"])
+        if not any(e["event"] in CLOSING for e in own):
+            row.update(_open_attempt(store, run_id, attempt, numbers[-1]))
         rows.append(row | ({"state": "DISCARDED"} if discarded else {}))
     return rows
+
+
+def _open_attempt(store: Store, run_id: str, attempt: int, newest: int) -> dict[str, Any]:
+    """Apply the dead-man rule to an attempt that did not close."""
+    if attempt < newest:
+        return {"state": "ABANDONED", "error_message": f"it did not close; attempt {newest} took the run over"}
+    sign = last_sign(store, run_id, attempt)
+    if not sign.is_dead:
+        return {"heartbeat_at": sign.at}
+    message = f"its driver {sign.why}; start the same run id again, which resumes"
+    return {"state": "ABANDONED", "error_message": message, "heartbeat_at": sign.at}
 
 
 def filtered_by_name(plan: Plan, filtered: dict[str, int]) -> dict[str, int]:
@@ -113,7 +131,7 @@ def _unit_row(plan: Plan, seq: int, event: dict[str, Any] | None) -> dict[str, A
 
 
 def _run_row(plan: Plan, attempt: int, own: list[dict[str, Any]], upto: list[dict[str, Any]]) -> dict[str, Any]:
-    first = own[0] if own else {}
+    first = next((e for e in own if e["event"] == "run_claimed"), own[0] if own else {})
     closing = next((e for e in own if e["event"] in CLOSING), {})
     row: dict[str, Any] = dict.fromkeys(c.name for c in RUNS)
     row.update(_planned_facts(plan))

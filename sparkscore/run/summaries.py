@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparkscore.errors import Exit
 from sparkscore.ledger.events import read_events
 from sparkscore.ledger.fold import quarantine_of, run_rows
 from sparkscore.ledger.plans import Plan
@@ -11,6 +12,11 @@ from sparkscore.ledger.store import Store
 from sparkscore.run.result import Summary
 
 __all__ = ["summary_of"]
+
+
+def _exit_code(row: dict[str, Any]) -> int:
+    """Give an attempt's exit code; one whose driver is gone wrote none, and is as good as an unnamed failure."""
+    return int(row["exit_code"] or (Exit.FAILED if row["state"] == "ABANDONED" else Exit.OK))
 
 
 def summary_of(store: Store, plan: Plan) -> Summary:
@@ -23,7 +29,7 @@ def summary_of(store: Store, plan: Plan) -> Summary:
     return Summary(
         run_id=plan.run_id,
         state=row["state"],
-        exit_code=row["exit_code"] or 0,
+        exit_code=_exit_code(row),
         code=row["error_code"],
         message=row["error_message"],
         planned_rows=row["planned_rows"],
