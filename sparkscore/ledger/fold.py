@@ -102,8 +102,10 @@ def _open_attempt(store: Store, run_id: str, attempt: int, newest: int) -> dict[
     return {"state": "ABANDONED", "error_message": message, "heartbeat_at": sign.at}
 
 
-def filtered_by_name(plan: Plan, filtered: dict[str, int]) -> dict[str, int]:
-    """Name the prepare steps of a count by index."""
+def filtered_by_name(plan: Plan, filtered: dict[str, int] | None) -> dict[str, int] | None:
+    """Name the prepare steps of a count by index; None, for want of receipts, stays None."""
+    if filtered is None:
+        return None
     names = plan.header.get("where_steps", {})
     return {names.get(str(step), str(step)): rows for step, rows in filtered.items()}
 
@@ -174,21 +176,42 @@ def _counts(plan: Plan, own: list[dict[str, Any]], upto: list[dict[str, Any]]) -
     wall_s = sum(e["wall_ms"] for e in mine) / 1000
     rows = sum(e["ok_rows"] + e["quarantined_rows"] for e in mine)
     return {
-        "providers_used": _added(u["providers"] for u in units.values()),
+        "providers_used": _added(u["providers"] for u in units.values()) or {},
         "units_committed": len(mine),
         "units_reused": len(units) - len(mine),
         "planned_rows": _planned(plan, units),
         "filtered_rows": filtered_by_name(plan, _added(u["filtered_rows"] for u in units.values())),
-        "quarantined_by_code": _added(u["bad_by_code"] for u in units.values()),
-        "balance_ok": len(units) == len(plan.units),
+        "quarantined_by_code": _added(u["bad_by_code"] for u in units.values()) or {},
+        "balance_ok": _balance(plan, units),
         "rows_per_s": rows / wall_s if wall_s else None,
-        **{k: sum(u[k] for u in units.values()) for k in ("ok_rows", "quarantined_rows", "scored_rows", "model_calls")},
+        **{
+            k: _sum(u[k] for u in units.values()) for k in ("ok_rows", "quarantined_rows", "scored_rows", "model_calls")
+        },
     }
 
 
-def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+def _balance(plan: Plan, units: dict[int, dict[str, Any]]) -> bool | None:
+    """Tell whether each row is accounted for; None where receipts are missing that alone could tell."""
+    if any(u["in_rows"] is None for u in units.values()):
+        return None
+    return len(units) == len(plan.units)
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Add counts up; what one unit cannot tell, the run cannot tell."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+def _added(counts: Iterable[dict[str, int] | None]) -> dict[str, int] | None:
     total: Counter[str] = Counter()
     for count in counts:
+        if count is None:
+            return None
         total.update(count)
     return dict(total)
 
@@ -196,7 +219,7 @@ def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 def _planned(plan: Plan, units: dict[int, dict[str, Any]]) -> int | None:
     if plan.header["planned_rows"] is not None:
         return int(plan.header["planned_rows"])
-    return sum(u["in_rows"] for u in units.values()) if len(units) == len(plan.units) else None
+    return _sum(u["in_rows"] for u in units.values()) if len(units) == len(plan.units) else None
 
 
 def _time(text: str | None) -> datetime | None:

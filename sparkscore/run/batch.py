@@ -23,6 +23,7 @@ from sparkscore.run.budget import Totals, assert_within, task_limit
 from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
+from sparkscore.run.metrics import metrics_of
 from sparkscore.run.planning import Bound, assert_same, bound, make_plan, quarantine_location, restore
 from sparkscore.run.proof import (
     UnitProof,
@@ -33,6 +34,7 @@ from sparkscore.run.proof import (
     recorded_proofs,
     standing,
 )
+from sparkscore.run.records import record_cause, record_findings, record_plan, rejections_recorded
 from sparkscore.run.result import Run
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
@@ -100,14 +102,16 @@ def run_batch(
     """
     store = open_store(pipeline.ledger)
     with mapped(spark, dict(pipeline.expressions()), run=run_id):
-        plan, job = _planned(spark, pipeline, store, run_id)
+        with rejections_recorded(store, run_id, pipeline):
+            plan, job = _planned(spark, pipeline, store, run_id)
         events = read_events(store, run_id)
         state = state_of(events)
         if state == "SUCCEEDED":
             return _repeated(spark, store, plan, events, fail_on_quarantine)
         if state == "DISCARDED":
             raise _discarded(run_id)
-        job = job or restore(spark, pipeline, plan)
+        with rejections_recorded(store, run_id, pipeline):
+            job = job or restore(spark, pipeline, plan)
     with claim_run(store, run_id, take_over=take_over, interval_s=heartbeat_s, say=say) as claim:
         attempt = _Attempt(spark, job, plan, store, claim)
         attempt.fail_on_quarantine = fail_on_quarantine
@@ -159,7 +163,9 @@ class _Attempt:
         self.store = store
         self.claim = claim
         self.sink = plan.header["sink"]
-        self.events = EventLog(store, plan.run_id, claim.attempt)
+        metrics = metrics_of(store, plan)
+        claim.on_beat = metrics.beat
+        self.events = EventLog(store, plan.run_id, claim.attempt, metrics.take)
         self.proofs: dict[int, UnitProof] = {}
         self.unproved: list[_Unproved] = []
         self._proved_at = time.monotonic()
@@ -192,8 +198,10 @@ class _Attempt:
             device=self.pipeline.model.device,
             on_error=self.pipeline.on_error.model_dump(mode="json"),
             quarantine=quarantine_location(self.pipeline),
+            model_flags=list(self.job.model.flags),
             **versions(self.spark),
         )
+        record_plan(self.events, self.plan)
         for message in self.plan.header["narrowing"]:
             self.events.write("narrowing", detail=message)
         if self.plan.header["input_ss"]:
@@ -250,11 +258,12 @@ class _Attempt:
         """
         started = time.monotonic()
         self._scoring = unit.seq
+        self.events.write("unit_started", unit_seq=unit.seq, unit_id=unit.unit_id)
         commit = self._commit(unit)
         due = not self.proofs or unit is self.plan.units[-1] or time.monotonic() - self._proved_at >= _PROOF_EVERY_S
-        rows = Totals() if due else receipted(self.store, self.plan.run_id, commit)  # a proof reads them itself
-        self.unproved.append(_Unproved(commit, rows, time.monotonic() - started))
-        if due:
+        rows = None if due else receipted(self.store, self.plan.run_id, commit)  # a proof reads them itself
+        self.unproved.append(_Unproved(commit, rows or Totals(), time.monotonic() - started))
+        if rows is None:
             self._prove()
         try:
             assert_within(self._totals(), self.pipeline.on_error, self.plan.run_id)
@@ -342,7 +351,7 @@ class _Attempt:
     def _close(self) -> None:
         totals, on_error = self._totals(), self.pipeline.on_error
         assert_held(self.spark, self.sink, self.plan, self.proofs)
-        rows_in = sum(p.in_rows for p in self.proofs.values())
+        rows_in = sum(p.ok_rows + p.bad_rows if p.in_rows is None else p.in_rows for p in self.proofs.values())
         if rows_in == 0 and not on_error.allow_empty:
             raise error(
                 "SPS-ENV-EMPTY",
@@ -384,6 +393,7 @@ class _Attempt:
         event = "run_fenced" if failure.code == "SPS-FENCED" else "run_failed"
         if event == "run_failed":
             self._prove_what_there_is()
+        record_cause(self.events, failure, self._totals())
         text = {"code": failure.code, "message": str(failure)[:2000], "exit_code": failure.exit_code}
         unit = failure.context.get("unit", self._scoring)  # a proof may fail over one before the unit at hand
         if unit is not None and unit not in self.proofs:
@@ -433,6 +443,7 @@ class _Attempt:
             txn_version=unit.seq,
             **fields,
         )
+        record_findings(self.events, unit.seq, proof, self.job, self.proofs.values())
 
     def _totals(self) -> Totals:
         proved = sum((proof.totals for proof in self.proofs.values()), Totals())
