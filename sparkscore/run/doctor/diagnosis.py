@@ -119,7 +119,7 @@ def _places(pipeline: Any, settings: dict[str, str | None], spark: SparkSession 
     found += [places.written(name, named[name]) for name in ("sink", "quarantine") if name in named]
     found += [places.ledger(pipeline.ledger), places.clock(pipeline.ledger), places.disk(named)]
     found += [places.log_store(named, settings), places.committer(named, settings)]
-    if spark is not None and "sink" in named:
+    if spark is not None and "sink" in named and pipeline.sink.format == "delta":
         found += _tried("retention", lambda: [places.retention(spark, named["sink"])])
     return found
 
