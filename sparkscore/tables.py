@@ -144,6 +144,35 @@ QUARANTINE = _columns(
 )
 
 
+# What the events of a run are called, in the order in which a run may meet them; the ledger holds each as an object.
+EVENTS = {
+    "run_claimed": "an attempt begins: device, versions, limits, and `model_flags`, what admission noticed",
+    "run_planned": "the plan that the attempt follows: rows, units, model",
+    "narrowing": "a column is cast to a narrower type, as the pipeline says",
+    "input_ss_dropped": "the source has a column `_ss`, which is left out",
+    "fallback": "something less than was wanted: the CPU for `device: auto`, Delta's own reader for plain files",
+    "unit_started": "a unit is being scored",
+    "unit_committed": "its commit is proved: rows, calls, files, providers",
+    "unit_reused": "the commit of an earlier attempt, proved",
+    "unit_failed": "the unit that the attempt ended at",
+    "provider_resolved": "a provider that ran for the first time in the run, with its tasks",
+    "oom_split": "model calls of the unit were halved for want of memory",
+    "batch_mix": "batches of the unit that failed only as a whole, and were scored apart",
+    "receipts_missing": "tasks of the unit could not write their receipts; whether the balance is proved without",
+    "commit_lost": "another writer overwrote the unit's commit; it is made again",
+    "budget_breached": "more bad rows than `on_error` allows",
+    "model_rejected": "the model was refused or failed; in attempt 0 when there was no attempt yet",
+    "run_published": "every unit is proved and visible",
+    "quarantine_folded": "the bad rows are in the quarantine",
+    "run_closed": "the run succeeded",
+    "run_failed": "it ended with an error: code, message, exit code",
+    "run_stopped": "it ended by a signal",
+    "run_fenced": "it ended because another attempt owns the run",
+    "run_discarded": "its rows were taken back",
+    "tables_folded": "it is in the ledger's tables",
+}
+
+
 def ddl(columns: tuple[Column, ...]) -> str:
     """Write columns as a Spark DDL schema."""
     return ", ".join(f"`{c.name}` {c.type}" for c in columns)
