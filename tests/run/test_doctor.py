@@ -148,6 +148,8 @@ def test_a_probe_leaves_nothing_behind(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert places.written("sink", str(tmp_path / "a" / "b")).verdict == "ok"
     assert places.written("sink", str(tmp_path / "there")).verdict == "ok"
+    assert places.ledger(str(tmp_path / "c")).verdict == "ok"
+    assert places.clock(str(tmp_path / "c")).verdict == "ok"
     assert sorted(tmp_path.rglob("*")) == before
 
 

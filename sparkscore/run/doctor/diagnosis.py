@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.store import open_store
 from sparkscore.run.doctor import leftovers, places, software
-from sparkscore.run.doctor.checks import Check, fail
+from sparkscore.run.doctor.checks import Check, fail, ok
 from sparkscore.spark.failures import from_spark
 from sparkscore.spark.java import java_home, java_version
 from sparkscore.spark.probe import FACTS_DDL, ProbeTask, facts
@@ -68,6 +67,8 @@ def diagnosis(
     if spark is not None:
         try:
             workers = _ask(spark, device, pipeline.ledger if pipeline is not None else None, on_cluster)
+            kind = "Connect" if "connect" in type(spark).__module__ else "classic"
+            found.append(ok("spark", f"a {kind} session of Spark {spark.version}; {len(workers)} workers answered"))
         except Exception as cause:  # boundary: workers that cannot answer are what is found
             named = from_spark(cause)
             found.append(fail("spark", named.message, named.fix))
@@ -87,7 +88,7 @@ def diagnosis(
 def _software(
     device: str, driver: dict[str, Any], workers: list[dict[str, Any]], spark: SparkSession | None
 ) -> list[Check]:
-    spark_version = spark.version if spark is not None else version("pyspark")
+    spark_version = spark.version if spark is not None else driver["versions"].get("pyspark", "")
     return [
         software.python(driver, workers),
         software.onnxruntime(driver, workers),

@@ -7,8 +7,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +29,33 @@ _DISK_WARN_BYTES, _DISK_FAIL_BYTES = 1 << 30, 100 << 20
 _LEAST_RETENTION_H = 24
 
 
+@contextmanager
+def _scratch(place: str) -> Iterator[str]:
+    """Name a file in a scratch folder; it is removed at the end, and so are folders that were not there before."""
+    uri = f"{place.rstrip('/')}/{SCRATCH}/{uuid.uuid4().hex}.json"
+    local = files.local_path(uri)
+    made = [p for p in local.parents if not p.exists()] if local is not None else []
+    try:
+        yield uri
+    finally:
+        with suppress(SparkscoreError, OSError):  # a run needs no permission to delete; doctor does without, too
+            files.delete(uri)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
 def ledger(root: str) -> Check:
     """Write an object once, read it, and see the second write refused."""
-    name, data = f"{SCRATCH}/{uuid.uuid4().hex}.json", b"{}"
+    data = b"{}"
     try:
         store = open_store(root)
-        won, again = store.put_if_absent(name, data), store.put_if_absent(name, data)
-        same = store.get(name) == data and name.rpartition("/")[2] in store.names(SCRATCH)
+        with _scratch(store.root) as uri:
+            name = uri[len(store.root.rstrip("/")) + 1 :]
+            won, again = store.put_if_absent(name, data), store.put_if_absent(name, data)
+            same = store.get(name) == data and name.rpartition("/")[2] in store.names(SCRATCH)
     except SparkscoreError as refusal:
         return fail("ledger", refusal.message, refusal.fix)
-    with suppress(SparkscoreError, OSError):
-        files.delete(f"{store.root.rstrip('/')}/{name}")
     if not won or again or not same:
         found = f"{root}: a name was given {'twice' if again else 'never'}" if same else f"{root}: reads are stale"
         return fail("ledger", found, "Give `ledger:` a place with conditional writes: see docs/running.md.")
@@ -47,26 +63,19 @@ def ledger(root: str) -> Check:
 
 
 def written(code: str, place: str) -> Check:
-    """Write, read and delete a file in a scratch folder of a place; folders that were not there are removed again."""
-    uri = f"{place.rstrip('/')}/{SCRATCH}/{uuid.uuid4().hex}"
-    local = files.local_path(uri)
-    made = [p for p in local.parents if not p.exists()] if local is not None else []
+    """Write and read a file in a scratch folder of a place."""
     try:
-        files.write_bytes(uri, b"doctor")
-        same = files.read_bytes(uri) == b"doctor"
-        files.delete(uri)
+        with _scratch(place) as uri:
+            files.write_bytes(uri, b"doctor")
+            same = files.read_bytes(uri) == b"doctor"
     except (SparkscoreError, OSError) as refusal:
         text = refusal.message if isinstance(refusal, SparkscoreError) else f"{type(refusal).__name__}: {refusal}"
         return fail(
-            code, f"{place} cannot be written: {text}", "Give this user the permission to write and delete there."
+            code, f"{place} cannot be written: {text}", "Give this user the permission to read and write there."
         )
-    finally:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
     if not same:
         return fail(code, f"{place} gave other bytes back than were written", "Look at the store.")
-    return ok(code, f"{place}: written, read, deleted")
+    return ok(code, f"{place}: written and read")
 
 
 def source(place: str) -> Check:
@@ -87,13 +96,12 @@ def source(place: str) -> Check:
 
 def clock(root: str) -> Check:
     """Compare this machine's clock with the one by which the store stamps an object."""
-    uri = f"{root.rstrip('/')}/{SCRATCH}/{uuid.uuid4().hex}"
     try:
-        before = time.time()
-        files.write_bytes(uri, b"")
-        stamped = files.stat([uri])[0]
-        after = time.time()
-        files.delete(uri)
+        with _scratch(root) as uri:
+            before = time.time()
+            files.write_bytes(uri, b"")
+            stamped = files.stat([uri])[0]
+            after = time.time()
     except (SparkscoreError, OSError):
         return warn("clock", f"{root} cannot be written, so its clock is not known", "See the check `ledger`.")
     if stamped is None or not stamped.mtime_ns:
