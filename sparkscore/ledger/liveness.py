@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sparkscore.ledger.claims import HEARTBEAT_S, heartbeat_name, owner_is_gone
-from sparkscore.ledger.events import claim_name, read_claim
+from sparkscore.ledger.events import CLOSING, claim_name, read_claim, read_events
 from sparkscore.ledger.store import Store
 from sparkscore.runtime import files
 
@@ -48,11 +48,14 @@ def last_sign(store: Store, run_id: str, attempt: int) -> Sign:
         name, beat = claim_name(run_id, attempt), {**claim, "at": claim["claimed_at"]}
     at = _written_at(f"{store.root.rstrip('/')}/{name}") or datetime.fromisoformat(beat["at"])
     if owner_is_gone(claim):
-        return Sign(at, f"is gone: no process {claim['pid']} on {claim['host']}")
-    silent_s = time.time() - at.timestamp()
-    if silent_s <= MISSED_BEATS * float(beat.get("interval_s", HEARTBEAT_S)):
-        return Sign(at, "")
-    return Sign(at, f"is gone or hangs: no heartbeat since {at.isoformat(timespec='seconds')}")
+        why = f"is gone: no process {claim['pid']} on {claim['host']}"
+    elif time.time() - at.timestamp() > MISSED_BEATS * float(beat.get("interval_s", HEARTBEAT_S)):
+        why = f"is gone or hangs: no heartbeat since {at.isoformat(timespec='seconds')}"
+    else:
+        why = ""
+    # Looked at last: it may have closed, and gone, since the caller read its events.
+    closed = bool(why) and any(e["event"] in CLOSING for e in read_events(store, run_id, attempt))
+    return Sign(at, "" if closed else why)
 
 
 def _written_at(uri: str) -> datetime | None:

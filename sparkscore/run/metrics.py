@@ -72,15 +72,14 @@ class Metrics:
             self._write()
 
     def _write(self) -> None:
-        text = exposition(self._plan, self._events, time.time())
         temporary = self._file.with_name(f".{self._file.name}.{uuid.uuid4().hex}")  # a collector reads *.prom alone
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(exposition(self._plan, self._events, time.time()), encoding="utf-8")
             temporary.replace(self._file)
-        except OSError as refusal:
+        except Exception:  # boundary: neither a run nor its heartbeat ends for its metrics
             if not self._refused:
-                _log.warning("the metrics file %s cannot be written: %s", self._file, refusal)
+                _log.warning("the metrics file %s cannot be written", self._file, exc_info=True)
             self._refused = True
             with suppress(OSError):
                 temporary.unlink()

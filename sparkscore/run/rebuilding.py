@@ -12,6 +12,7 @@ from sparkscore.ledger.store import Store
 from sparkscore.run.folding import LedgerTable, ledger_tables
 from sparkscore.runtime import files
 from sparkscore.spark.failures import mapped
+from sparkscore.spark.sessions import is_over
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -32,7 +33,7 @@ def rebuild_tables(spark: SparkSession, store: Store, say: Callable[[str], None]
         try:
             _replace(spark, table)
         except SparkscoreError as failure:
-            if failure.code in _KEPT:
+            if failure.code in _KEPT or not _is_unreadable(spark, table):
                 raise
             _set_aside(table, store)
             say(f"the log of {table.location} could not be read and is in tables/_broken now: {failure.message}")
@@ -45,6 +46,15 @@ def _replace(spark: SparkSession, table: LedgerTable) -> None:
     with mapped(spark):
         writer = table.frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
         writer.save(table.location)
+
+
+def _is_unreadable(spark: SparkSession, table: LedgerTable) -> bool:
+    """Tell whether it is the table that failed, and neither another writer of it nor the session."""
+    try:
+        spark.read.format("delta").load(table.location).limit(1).collect()
+    except Exception:  # boundary: that it fails is the answer
+        return not is_over(spark)
+    return False
 
 
 def _set_aside(table: LedgerTable, store: Store) -> None:
