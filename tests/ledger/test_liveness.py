@@ -30,6 +30,7 @@ def _elsewhere(store: Store) -> None:
     store.put(claim_name("r1", 1), json.dumps({**read_claim(store, "r1", 1), "host": "elsewhere"}).encode())
 
 
+@pytest.mark.slow
 def test_an_attempt_is_red_after_two_missed_beats_and_not_before(store: Store) -> None:
     with claim_run(store, "r1", interval_s=BEAT_S, say=print):
         _elsewhere(store)
