@@ -46,6 +46,7 @@ EXTRAS["dev"] = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
+    "prometheus_client>=0.20",  # the official parser of the metrics file
     "nbclient>=0.10",
     "nbformat>=5.10",
     "ipykernel>=6.29",

@@ -19,6 +19,7 @@ from sparkscore.errors import SparkscoreError
 from sparkscore.run.stop import signals_as_exceptions
 
 if TYPE_CHECKING:
+    from sparkscore.ledger.plans import Plan
     from sparkscore.run.result import Summary
     from sparkscore.spec.pipeline import Pipeline
 
@@ -37,7 +38,7 @@ FailOnQuarantine = Annotated[
 class Order:
     """What the command line asks of a run."""
 
-    pipeline: Path
+    pipeline: Path | None
     run_id: str | None = None
     sets: dict[str, str] | None = None
     result: Path | None = None
@@ -45,6 +46,7 @@ class Order:
     master: str | None = None
     take_over: bool = False
     fail_on_quarantine: bool = False
+    plan: Plan | None = None  # of the run to resume, where no pipeline file is given
 
 
 def score(
@@ -99,7 +101,11 @@ class _Attempt:
         with signals_as_exceptions():
             from sparkscore.run.pipeline import Pipeline, new_run_id
 
-            pipeline = Pipeline.load(order.pipeline, order.sets)
+            if order.pipeline is not None:
+                pipeline = Pipeline.load(order.pipeline, order.sets)
+            else:
+                assert order.plan is not None, "a run is told by a file or by its plan"
+                pipeline = Pipeline.recorded(order.plan, order.sets)
             self.pipeline = pipeline.spec
             self.run_id = order.run_id or new_run_id(self.pipeline.name)
             say(f"run {self.run_id}")

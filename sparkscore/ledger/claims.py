@@ -15,7 +15,7 @@ from sparkscore.ledger.events import CLOSING, attempts, claim_name, read_claim, 
 from sparkscore.ledger.heartbeats import HEARTBEAT_S, Heartbeat, Watch, this_process
 from sparkscore.ledger.store import Store
 
-__all__ = ["HEARTBEAT_S", "Claim", "claim_run"]
+__all__ = ["HEARTBEAT_S", "Claim", "claim_run", "heartbeat_name"]
 
 
 class Claim:
@@ -25,7 +25,7 @@ class Claim:
         self._store = store
         self.run_id = run_id
         self.attempt = attempt
-        self._heart = Heartbeat(store, _heartbeat(run_id), interval_s, attempt=attempt)
+        self._heart = Heartbeat(store, heartbeat_name(run_id), interval_s, attempt=attempt)
 
     def __enter__(self) -> Self:
         with suppress(SparkscoreError):
@@ -35,6 +35,10 @@ class Claim:
 
     def __exit__(self, *ending: object) -> None:
         self._heart.__exit__(*ending)
+
+    def on_beat(self, call: Callable[[], None]) -> None:
+        """Have something done with each heartbeat from now on."""
+        self._heart.on_beat = call
 
     def assert_mine(self) -> None:
         """Stop with `SPS-FENCED` when a later attempt has claimed the run."""
@@ -71,7 +75,8 @@ def claim_run(
     if numbers and not take_over:
         _assert_dead(store, run_id, numbers[-1], interval_s, say)
     attempt = (numbers[-1] if numbers else 0) + 1
-    body = {"run_id": run_id, "attempt": attempt, "claimed_at": datetime.now(UTC).isoformat(), **asdict(this_process())}
+    at = datetime.now(UTC).isoformat()
+    body = {"run_id": run_id, "attempt": attempt, "claimed_at": at, "interval_s": interval_s, **asdict(this_process())}
     if not store.put_if_absent(claim_name(run_id, attempt), json.dumps(body).encode()):
         raise _fenced(f"attempt {attempt} to be free", "a claim of another driver", run_id)
     return Claim(store, run_id, attempt, interval_s)
@@ -81,7 +86,7 @@ def _assert_dead(store: Store, run_id: str, attempt: int, interval_s: float, say
     if any(e["event"] in CLOSING for e in read_events(store, run_id, attempt)):
         return
     claim = read_claim(store, run_id, attempt)
-    watch = Watch(store, _heartbeat(run_id), claim, interval_s)
+    watch = Watch(store, heartbeat_name(run_id), claim, interval_s)
     if watch.is_gone():
         return
     say(f"attempt {attempt} of {run_id} did not close; watching its heartbeat for {2 * interval_s:.0f} s")
@@ -102,5 +107,6 @@ def _fenced(expected: str, got: str, run_id: str) -> SparkscoreError:
     )
 
 
-def _heartbeat(run_id: str) -> str:
+def heartbeat_name(run_id: str) -> str:
+    """Name the object that a run's driver writes again and again."""
     return f"heartbeat/{run_id}.json"

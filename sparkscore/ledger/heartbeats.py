@@ -8,16 +8,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.store import Store
 
-__all__ = ["HEARTBEAT_S", "Heartbeat", "Owner", "Watch", "this_process"]
+__all__ = ["HEARTBEAT_S", "Heartbeat", "Owner", "Watch", "owner_is_gone", "this_process"]
 
 HEARTBEAT_S = 15.0
 
@@ -47,13 +48,16 @@ class Heartbeat:
 
     def __init__(self, store: Store, name: str, interval_s: float, **fields: Any) -> None:
         self._store, self._name, self._interval_s = store, name, interval_s
-        self._fields = fields
+        self._fields = {"interval_s": interval_s, **fields}
+        self.on_beat: Callable[[], None] = lambda: None
         self._counter = itertools.count()
 
     def beat(self, **changes: Any) -> None:
         """Advance the counter now, and change the fields that stand beside it."""
         self._fields.update(changes)
-        self._store.put(self._name, json.dumps({**self._fields, "counter": next(self._counter)}).encode())
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        beat = {**self._fields, "counter": next(self._counter), "at": at}
+        self._store.put(self._name, json.dumps(beat).encode())
 
     def __enter__(self) -> Self:
         self._stop = threading.Event()
@@ -69,6 +73,7 @@ class Heartbeat:
         while not self._stop.wait(self._interval_s):
             with suppress(SparkscoreError):
                 self.beat()
+            self.on_beat()
 
 
 class Watch:
@@ -97,13 +102,18 @@ class Watch:
         return self.is_gone() or time.monotonic() - self._since >= self._limit_s
 
     def is_gone(self) -> bool:
-        """Tell whether the process was of this machine and is no more.
+        """Tell whether the process is known to be no more."""
+        return owner_is_gone(self._owner)
 
-        Containers of one machine may share its name and boot id, and see each other's processes under no pid.
-        """
-        me = asdict(this_process())
-        same_machine = all(self._owner.get(k) == me[k] for k in ("host", "boot_id", "pid_namespace"))
-        return same_machine and _start_of(self._owner["pid"]) != self._owner["pid_start"]
+
+def owner_is_gone(owner: Mapping[str, Any]) -> bool:
+    """Tell whether a process, as `Owner` names it, was of this machine and is no more.
+
+    Containers of one machine may share its name and boot id, and see each other's processes under no pid.
+    """
+    me = asdict(this_process())
+    same_machine = all(owner.get(k) == me[k] for k in ("host", "boot_id", "pid_namespace"))
+    return same_machine and _start_of(owner["pid"]) != owner["pid_start"]
 
 
 def _boot_id() -> str:

@@ -25,8 +25,10 @@ from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.lines import line_of
+from sparkscore.run.metrics import metrics_of
 from sparkscore.run.planning import Bound, assert_same, bound, make_plan, quarantine_location, restore
 from sparkscore.run.proof import UnitProof, prove, receipted, recorded_proofs
+from sparkscore.run.records import record_cause, record_findings, record_plan, rejections_recorded
 from sparkscore.run.result import Run
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
@@ -94,14 +96,16 @@ def run_batch(
     """
     store = open_store(pipeline.ledger)
     with mapped(spark, dict(pipeline.expressions()), run=run_id):
-        plan, job = _planned(spark, pipeline, store, run_id)
+        with rejections_recorded(store, run_id, pipeline):
+            plan, job = _planned(spark, pipeline, store, run_id)
         events = read_events(store, run_id)
         state = state_of(events)
         if state == "SUCCEEDED":
             return _repeated(spark, store, plan, events, fail_on_quarantine)
         if state == "DISCARDED":
             raise _discarded(run_id)
-        job = job or restore(spark, pipeline, plan)
+        with rejections_recorded(store, run_id, pipeline):
+            job = job or restore(spark, pipeline, plan)
     with claim_run(store, run_id, take_over=take_over, interval_s=heartbeat_s, say=say) as claim:
         attempt = _Attempt(spark, job, plan, store, claim)
         attempt.fail_on_quarantine = fail_on_quarantine
@@ -153,7 +157,9 @@ class _Attempt:
         self.store = store
         self.claim = claim
         self.line = line_of(spark, plan, store)
-        self.events = EventLog(store, plan.run_id, claim.attempt)
+        metrics = metrics_of(store, plan)
+        claim.on_beat(metrics.beat)
+        self.events = EventLog(store, plan.run_id, claim.attempt, metrics.take)
         self.deaths = Deaths(store, self.events)
         self.proofs: dict[int, UnitProof] = {}
         self.unproved: list[_Unproved] = []
@@ -187,8 +193,10 @@ class _Attempt:
             device=self.pipeline.model.device,
             on_error=self.pipeline.on_error.model_dump(mode="json"),
             quarantine=quarantine_location(self.pipeline),
+            model_flags=list(self.job.model.flags),
             **versions(self.spark),
         )
+        record_plan(self.events, self.plan)
         for message in self.plan.header["narrowing"]:
             self.events.write("narrowing", detail=message)
         if self.plan.header["input_ss"]:
@@ -245,11 +253,12 @@ class _Attempt:
         """
         started = time.monotonic()
         self._scoring = unit.seq
+        self.events.write("unit_started", unit_seq=unit.seq, unit_id=unit.unit_id)
         commit = self._commit(unit)
         due = not self.proofs or unit is self.plan.units[-1] or time.monotonic() - self._proved_at >= _PROOF_EVERY_S
-        rows = Totals() if due else receipted(self.store, self.plan.run_id, commit)  # a proof reads them itself
-        self.unproved.append(_Unproved(commit, rows, time.monotonic() - started))
-        if due:
+        rows = None if due else receipted(self.store, self.plan.run_id, commit)  # a proof reads them itself
+        self.unproved.append(_Unproved(commit, rows or Totals(), time.monotonic() - started))
+        if rows is None:
             self._prove()
         try:
             assert_within(self._totals(), self.pipeline.on_error, self.plan.run_id)
@@ -345,7 +354,7 @@ class _Attempt:
     def _close(self) -> None:
         totals, on_error = self._totals(), self.pipeline.on_error
         self.line.assert_held(self._committed())
-        rows_in = sum(p.in_rows for p in self.proofs.values())
+        rows_in = sum(p.committed_rows if p.in_rows is None else p.in_rows for p in self.proofs.values())
         if rows_in == 0 and not on_error.allow_empty:
             raise error(
                 "SPS-ENV-EMPTY",
@@ -397,6 +406,7 @@ class _Attempt:
         event = "run_fenced" if failure.code == "SPS-FENCED" else "run_failed"
         if event == "run_failed":
             self._prove_what_there_is()
+        record_cause(self.events, failure, self._totals())
         text = {"code": failure.code, "message": str(failure)[:2000], "exit_code": failure.exit_code}
         unit = failure.context.get("unit", self._scoring)  # a proof may fail over one before the unit at hand
         if unit is not None and unit not in self.proofs:
@@ -446,6 +456,7 @@ class _Attempt:
             txn_version=unit.seq if self.line.app_id else None,
             **fields,
         )
+        record_findings(self.events, unit.seq, proof, self.job, self.proofs.values())
 
     def _committed(self) -> dict[int, int]:
         return {seq: proof.committed_rows for seq, proof in self.proofs.items()}
@@ -469,7 +480,7 @@ class _Attempt:
 def _tables_folded(spark: SparkSession, store: Store, run_id: str) -> bool:
     """Show the run in the ledger's tables; the events stay the truth when that fails."""
     try:
-        return folding.fold_run(spark, store, run_id)
+        return bool(folding.fold_run(spark, store, run_id))
     except Exception:  # boundary: a run has ended as it has, whatever becomes of the tables
         _log.warning(
             "the tables of run %s could not be folded; the same run id again folds them", run_id, exc_info=True

@@ -10,6 +10,7 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import SparkscoreError
@@ -27,7 +28,7 @@ from sparkscore.tables import QUARANTINE, RUNS, UNITS, ddl
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["fold_quarantine", "fold_run"]
+__all__ = ["LedgerTable", "fold_quarantine", "fold_run", "ledger_tables"]
 
 _KEEP_DAYS = 30
 _TRIES = 5
@@ -48,25 +49,48 @@ def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan, line: Line) 
     merge(spark, quarantine_location(pipeline), ("q_id",), rows, update=("last_seen_at",))
 
 
-def fold_run(spark: SparkSession, store: Store, run_id: str) -> bool:
-    """Merge a run's attempts and units into the ledger's tables `runs` and `units`.
+def fold_run(spark: SparkSession, store: Store, *run_ids: str) -> dict[str, int]:
+    """Merge the attempts and units of runs into the ledger's tables `runs` and `units`; give the rows of each.
 
-    False when other runs keep a table busy: the fold is left to a later one, since the events are the truth.
+    Nothing is given when other runs keep a table busy: the fold is left to a later one, since the events are the truth.
     """
-    tables = f"{store.root.rstrip('/')}/tables"
-    for name, columns, keys, rows in (
-        ("runs", RUNS, ("run_id", "attempt"), run_rows(store, run_id)),
-        ("units", UNITS, ("run_id", "unit_seq"), unit_rows(store, run_id)),
-    ):
-        frame = spark.createDataFrame([tuple(r[c.name] for c in columns) for r in rows], ddl(columns))
+    folded = {}
+    for table in ledger_tables(spark, store, run_ids):
         try:
-            merge(spark, f"{tables}/{name}", keys, frame, wait_s=_LEDGER_WAIT_S)
+            merge(spark, table.location, table.keys, table.frame, wait_s=_LEDGER_WAIT_S)
         except SparkscoreError as busy:
             if busy.code not in ("SPS-CLUSTER-LEASE", "SPS-CLUSTER-CONFLICT"):
                 raise
-            _log.warning("run %s is left to a later fold of the table %s: %s", run_id, name, busy.message)
-            return False
-    return True
+            _log.warning(
+                "run %s: left to a later fold of the table %s: %s", ", ".join(run_ids), table.name, busy.message
+            )
+            return {}
+        folded[table.name] = table.rows
+    return folded
+
+
+@dataclass(frozen=True)
+class LedgerTable:
+    """One of the ledger's tables as the events of some runs have it."""
+
+    name: str
+    location: str
+    keys: tuple[str, ...]
+    frame: DataFrame
+    rows: int
+
+
+def ledger_tables(spark: SparkSession, store: Store, run_ids: Sequence[str]) -> list[LedgerTable]:
+    """Make the rows of `runs` and `units` from the event objects alone."""
+    found = []
+    for name, columns, keys, of_run in (
+        ("runs", RUNS, ("run_id", "attempt"), run_rows),
+        ("units", UNITS, ("run_id", "unit_seq"), unit_rows),
+    ):
+        rows = [tuple(row[c.name] for c in columns) for run_id in run_ids for row in of_run(store, run_id)]
+        location = f"{store.root.rstrip('/')}/tables/{name}"
+        found.append(LedgerTable(name, location, keys, spark.createDataFrame(rows, ddl(columns)), len(rows)))
+    return found
 
 
 def merge(

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparkscore.errors import error
+from sparkscore.ledger.plans import Plan
 from sparkscore.run.batch import Progress, run_batch
 from sparkscore.run.check import CheckReport, check_pipeline
 from sparkscore.run.inspection import peek_pipeline
@@ -50,6 +52,25 @@ class Pipeline:
             One for the first thing wrong, with the key's path.
         """
         return cls(spec.load_pipeline(source, sets))
+
+    @classmethod
+    def recorded(cls, plan: Plan, sets: Mapping[str, str] | None = None) -> Pipeline:
+        """Take a run's pipeline back from its plan, with `sets` for the keys that may change between attempts.
+
+        Raises
+        ------
+        SpecError
+            `SPS-RUN-CHANGED` for a plan of a version that recorded no pipeline; otherwise as `load`.
+        """
+        if "spec" not in plan.header:
+            raise error(
+                "SPS-RUN-CHANGED",
+                f"Expected the pipeline of {plan.run_id} in its plan. Got a plan of version "
+                f"{plan.header['code_version']}, without it.",
+                "Give the pipeline file.",
+                run=plan.run_id,
+            )
+        return cls(spec.load_pipeline(plan.header["spec"], sets, Path(plan.header["folder"])))
 
     def run(
         self,

@@ -28,6 +28,7 @@ from sparkscore.spark.schemas import arrow_schema
 from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
 from sparkscore.spark.survey import Look, survey
 from sparkscore.spec.fingerprint import fingerprint
+from sparkscore.spec.pipeline import to_document
 from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ScoringPlan
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "pipeline_name": pipeline.name,
         "spec_sha256": fingerprint(pipeline),
+        "spec": to_document(pipeline),
+        "folder": str(pipeline.folder),
         "model": model_to_json(job.model.ref),
         "input": snapshot.to_json(),
         "input_ss": job.input_ss,

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileStat",
+    "delete",
     "filesystem",
     "is_hdfs",
     "is_s3",
     "list_files",
     "local_path",
+    "move",
     "read_bytes",
     "read_chunks",
     "s3_endpoint",
@@ -156,6 +158,23 @@ def write_bytes(uri: str, data: bytes) -> None:
             handle.create_dir(str(Path(path).parent), recursive=True)
         with handle.open_output_stream(path, compression=None) as sink:
             sink.write(data)
+
+
+def move(uri: str, target: str) -> None:
+    """Give a file another name in its own store; on S3 it is copied and deleted."""
+    handle, path = filesystem(uri)
+    _, new = filesystem(target)
+    with _mapped(uri):
+        if not is_s3(target):
+            handle.create_dir(new.rpartition("/")[0], recursive=True)
+        handle.move(path, new)
+
+
+def delete(uri: str) -> None:
+    """Remove a file. A missing one raises FileNotFoundError."""
+    handle, path = filesystem(uri)
+    with _mapped(uri):
+        handle.delete_file(path)
 
 
 def stat(uris: Sequence[str]) -> list[FileStat | None]:

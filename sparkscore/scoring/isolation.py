@@ -136,6 +136,7 @@ class Isolation:
         failure = search.attempt(start, start + size, self._batch_timeout_s)
         if failure is None:
             sizes.fitted(size)
+            self.counts.batch_target_rows = sizes.good
             return start + size
         if failure.kind is not Kind.RESOURCE:
             if not search.resolve(start, start + size, failure) and failure.kind in (Kind.TIMEOUT, Kind.CRASH):
@@ -214,7 +215,7 @@ class _Search:
             return failure
         finally:
             elapsed_s = time.perf_counter() - started
-            counts.model_ms += elapsed_s * 1000
+            counts.called(elapsed_s)
         check_lengths(outputs, rows)
         isolation.learn(feeds, rows - 1, elapsed_s / rows)
         return outputs

@@ -6,6 +6,7 @@ A carrier knows Spark and no model. This module imports pyspark and floors 0 to 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from sparkscore.errors import SparkscoreError
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import numbers
 from sparkscore.runtime.crumbs import Crumb
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["TASK_COL", "ColumnTask", "FrameTask", "UnitContext", "UnitTask", "artifact_name"]
+
+_log = logging.getLogger(__name__)
 
 TASK_COL = "_ss_task"  # bigint: the task attempt id, on the first row of each task only
 
@@ -91,7 +95,10 @@ class UnitTask:
             **asdict(scorer.counts),
         }
         folder = f"{self.unit.ledger}/receipts/{self.unit.run_id}/{self.unit.unit_seq}"
-        files.write_bytes(f"{folder}/{self.unit.attempt}-{partition}-{task_id}.json", json.dumps(receipt).encode())
+        try:
+            files.write_bytes(f"{folder}/{self.unit.attempt}-{partition}-{task_id}.json", json.dumps(receipt).encode())
+        except (SparkscoreError, OSError) as refusal:  # the rows do not depend on it; the run says what it cannot count
+            _log.warning("the receipt of task %d could not be written: %s", task_id, refusal)
 
 
 class ColumnTask:

@@ -16,7 +16,7 @@ from sparkscore.spec.entries import Missing
 from sparkscore.spec.json_schema import json_schema
 from sparkscore.spec.pipeline import Model, OnError, OutputEntry, Quarantine, Sink, Source, load_pipeline
 from sparkscore.spec.results import STEPS
-from sparkscore.tables import QUARANTINE, RUNS, SS, UNITS
+from sparkscore.tables import EVENTS, QUARANTINE, RUNS, SS, UNITS
 
 HOME = Path(__file__).parents[2]
 PAGES = [
@@ -105,6 +105,15 @@ def test_the_page_on_running_names_every_exit_code_and_every_column_of_the_table
     assert re.findall(r"^\| (\d+) \| ([A-Z]+) \|", RUNNING, re.M) == [(str(int(e)), e.name) for e in Exit]
     columns = {column.name for columns in (SS, RUNS, UNITS, QUARANTINE) for column in columns}
     assert not [name for name in sorted(columns) if f"`{name}`" not in RUNNING]
+
+
+def test_the_page_on_running_explains_every_event_and_the_code_writes_each() -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", RUNNING.split("### Events")[1].split("### Metrics")[0], re.M))
+    assert told == EVENTS
+    text = "".join(path.read_text(encoding="utf-8") for path in (HOME / "sparkscore" / "run").rglob("*.py"))
+    written = set(re.findall(r"\.write\(\s*\"([a-z_]+)\"", text))
+    chosen = {"unit_committed", "unit_reused", "run_failed", "run_fenced"}  # by a variable
+    assert written | chosen == set(EVENTS)
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(HOME))) for page in PAGES])

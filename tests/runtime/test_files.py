@@ -219,3 +219,16 @@ def test_a_wrong_secret_is_no_permission(s3, monkeypatch):
 def test_an_endpoint_that_does_not_answer_is_storage_not_permission(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert code_of(files.stat, ["s3://b/403"]) == "SPS-CLUSTER-STORAGE"
+
+
+@pytest.mark.parametrize("kind", ["disk", pytest.param("s3", marks=pytest.mark.s3)])
+def test_a_file_is_moved_with_its_bytes_and_deleted_once(request, tmp_path, kind):
+    root = str(tmp_path) if kind == "disk" else request.getfixturevalue("s3").bucket("moves").replace("s3", "s3a")
+    files.write_bytes(f"{root}/log/0.json", b"1")
+    files.move(f"{root}/log/0.json", f"{root}/aside/deep/0.json")
+    assert files.list_files(f"{root}/log") == []
+    assert files.read_bytes(f"{root}/aside/deep/0.json") == b"1"
+    files.delete(f"{root}/aside/deep/0.json")
+    assert files.list_files(f"{root}/aside") == []
+    with pytest.raises(FileNotFoundError):
+        files.delete(f"{root}/aside/deep/0.json")
