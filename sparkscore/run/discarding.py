@@ -50,5 +50,8 @@ def discard_run(
             raise gap("the run's committed units", f"no table at {sink}", run_id)
         if newest_version(spark, quarantine) is not None:
             spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
+        if plan.header.get("kind") == "replay":  # the rows that it had scored again are bad once more
+            table = delta_path(plan.header["input"]["only"]["quarantine"])
+            spark.sql(f"UPDATE {table} SET state = 'open', resolved_run_id = NULL WHERE resolved_run_id = '{run_id}'")
         events.write("run_discarded", exit_code=0)
         folding.fold_run(spark, store, run_id)

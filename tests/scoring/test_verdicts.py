@@ -13,7 +13,7 @@ import pytest
 import sparkscore as ss
 from sparkscore.runtime.faults import Fault
 from sparkscore.scoring.verdicts import verdicts
-from sparkscore.spec.scoring import CORRUPT_COL
+from sparkscore.spec.scoring import CORRUPT_COL, ModelRef, ScoringPlan
 from tests.contract.cases import saved
 from tests.scoring.graphs import FLOAT, INT64, STRING, graph, helper
 
@@ -28,7 +28,8 @@ def texts(*values: bytes | None) -> pa.Array:
 def payload(cells: pa.Array, name: str = "a") -> bytes:
     none = np.zeros(len(cells), np.int32)
     fault = Fault("pre", "SPS-ROW-NULL", "O3", None, "m")
-    found = verdicts(pa.record_batch([cells], [name]), {0: fault}, [name], "plain", (none, none))[0]
+    plan = ScoringPlan(ModelRef("m", "1", "0", "m", "m", ()), (), (), (), keys=(name,), payload="plain")
+    found = verdicts(pa.record_batch([cells], [name]), {0: fault}, plan, (none, none))[0]
     assert found["payload_sha256"] == hashlib.sha256(found["payload"]).hexdigest()
     content: bytes = found["payload"]
     return content
