@@ -112,7 +112,7 @@ def requeue_run(
 
 
 def _settled_last(spark: SparkSession, store: Store, new_id: str) -> Plan | None:
-    """Give the plan of the replay before this one, its rows settled: its driver may have died between its end and that."""
+    """Give the plan of the replay before this one, its rows settled: its driver may have died just before that."""
     head, _, number = new_id.rpartition("-")
     last = f"{head}-{int(number) - 1}"
     plan = read_plan(store, last)

@@ -409,7 +409,6 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
         ({"sink": {"format": "delta", "table": "a.b"}}, "sink.table"),
         ({"sink": {"format": "delta", "location": "/a", "mode": "overwrite"}}, "sink.mode"),
         ({"sink": {"format": "delta", "location": "/a", "publish": "atomic"}}, "sink.publish"),
-        ({"quarantine": {"payload": "encrypted"}}, "quarantine.payload"),
     ],
     ids=str,
 )
