@@ -8,6 +8,7 @@ from sparkscore.errors import error
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.keys import recorded_key
+from sparkscore.run.lines import line_of
 from sparkscore.runtime import files
 from sparkscore.runtime.sealing import MARK, Opener
 from sparkscore.spark.delta_log import newest_version
@@ -22,7 +23,7 @@ __all__ = ["Shown", "bad_rows", "export_rows", "shown_rows"]
 Shown = Literal["none", "stored", "clear"]
 
 
-def bad_rows(spark: SparkSession, plan: Plan, quarantine: str) -> DataFrame:
+def bad_rows(spark: SparkSession, plan: Plan, store: Store, quarantine: str) -> DataFrame:
     """Read the bad rows of a run: columns of `sparkscore.tables.QUARANTINE`, of a run still open those of `_ss` alone.
 
     Lazy; no payload of a row is hidden or shown that the table does not hold.
@@ -34,7 +35,8 @@ def bad_rows(spark: SparkSession, plan: Plan, quarantine: str) -> DataFrame:
         folded = delta.load(quarantine).where(F.col("run_id") == plan.run_id)
         if not folded.isEmpty():
             return folded.select(*(c.name for c in QUARANTINE))
-    if newest_version(spark, plan.header["sink"]) is None:
+    committed = line_of(spark, plan, store).rows()
+    if committed is None:
         return spark.createDataFrame([], "source_pointer string")
     committed = delta.load(plan.header["sink"]).select("_ss.*")
     return committed.where((F.col("run_id") == plan.run_id) & (F.col("status") == "error"))

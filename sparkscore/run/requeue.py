@@ -19,6 +19,7 @@ from sparkscore.run.batch import Progress, run_batch
 from sparkscore.run.frames import needed_columns
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.keys import assert_key
+from sparkscore.run.lines import line_of
 from sparkscore.run.models import model_to_json, pin_model
 from sparkscore.run.planning import quarantine_location, restore, sink_schema
 from sparkscore.run.result import Run
@@ -27,7 +28,7 @@ from sparkscore.run.units import pack
 from sparkscore.runtime import files
 from sparkscore.spark.addressed import OpenRows
 from sparkscore.spark.commit import check_sink
-from sparkscore.spark.delta_log import newest_version
+from sparkscore.spark.delta_log import DeltaTable, newest_version
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.sources import WITH_ROW_INDEX, Snapshot, read_files, restore_snapshot
@@ -132,8 +133,9 @@ def _settle(spark: SparkSession, store: Store, replay: str) -> None:
     now = replace(only, version=newest_version(spark, only.quarantine) or 0).read(spark)
     planned = {name for unit in plan.units for f in unit.files for name in (f.path, _name(f.path))}
     again = [file for file in _by_file(now) if not planned.isdisjoint((file, _name(file)))]
-    sink = spark.read.format("delta").load(plan.header["sink"]).where(F.col("_ss.run_id") == replay)
-    scored = sink.select(F.col("_ss.source_pointer").alias("source_pointer"), F.col("_ss.status").alias("status"))
+    committed = line_of(spark, plan, store).rows()
+    assert committed is not None, "a replay that ran has committed rows"
+    scored = committed.select(F.col("_ss.source_pointer").alias("source_pointer"), F.col("_ss.status").alias("status"))
     status = F.col("status")
     state = F.when(status == "ok", "replayed_ok").when(status == "error", "replayed_bad")
     rows = now.where(_file_of_pointer().isin(again)).join(scored, "source_pointer", "left")
@@ -204,7 +206,7 @@ def _planned(spark: SparkSession, pipeline: Any, store: Store, of: Plan, new_id:
     job = restore(spark, pipeline, Plan(header, units))
     warnings = [*job.binding.warnings, *(f"R3: {text}; these rows stay open" for text in left)]
     header |= {"keys": list(job.scoring.keys), "narrowing": list(job.binding.narrowing), "warnings": warnings}
-    check_sink(spark, pipeline.sink.location, sink_schema(spark, job))
+    check_sink(spark, DeltaTable(pipeline.sink.location), sink_schema(spark, job))
     if snapshot.route == "files":  # Delta's own reader answers for the columns of its version
         survey(spark, snapshot, _paths(units), needed_columns(snapshot, pipeline, job.scoring))
     golden_rows(spark, job)
