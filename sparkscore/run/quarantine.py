@@ -52,7 +52,7 @@ def shown_rows(spark: SparkSession, store: Store, plan: Plan, quarantine: str, p
     """
     from pyspark.sql import functions as F
 
-    rows = bad_rows(spark, plan, quarantine)
+    rows = bad_rows(spark, plan, store, quarantine)
     if payload == "none" or "payload" not in rows.columns:
         return rows.drop("payload")
     sealed = F.expr(f"startswith(payload, X'{MARK.hex()}')")
