@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import SparkscoreError, error
-from sparkscore.ledger.events import read_events
+from sparkscore.ledger.events import opening_events
 from sparkscore.ledger.fold import quarantine_of, run_ids
 from sparkscore.ledger.plans import Plan, read_plan
 from sparkscore.ledger.store import Store
@@ -19,18 +19,14 @@ from sparkscore.spark.schemas import quoted
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Erased", "erase_rows", "expire_rows", "quarantines"]
+__all__ = ["erase_rows", "expire_rows", "quarantines"]
 
 # The row stays as a number in its run's counts: code, stage, unit and model, and a q_id that names it to nobody.
 _EMPTY = (
-    "keys = map(), source_pointer = NULL, payload = NULL, payload_sha256 = NULL, state = 'expired', "
-    "expires_at = least(expires_at, current_timestamp())"
+    "keys = CAST(map() AS map<string,string>), source_pointer = NULL, payload = NULL, payload_sha256 = NULL, "
+    "state = 'expired', expires_at = least(expires_at, current_timestamp())"
 )
 _TRIES = 5
-
-
-class Erased(dict[str, int]):
-    """Rows that were emptied, by quarantine."""
 
 
 def quarantines(store: Store) -> dict[str, list[Plan]]:
@@ -39,11 +35,11 @@ def quarantines(store: Store) -> dict[str, list[Plan]]:
     for run_id in run_ids(store):
         plan = read_plan(store, run_id)
         if plan is not None:
-            found.setdefault(quarantine_of(read_events(store, run_id), plan), []).append(plan)
+            found.setdefault(quarantine_of(opening_events(store, run_id), plan), []).append(plan)
     return found
 
 
-def erase_rows(spark: SparkSession, store: Store, keys: Mapping[str, str]) -> tuple[Erased, list[str]]:
+def erase_rows(spark: SparkSession, store: Store, keys: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
     """Empty the quarantined rows that have all of these keys, in every quarantine that the ledger knows.
 
     Payload, its sha256, keys and address go. The files that hold them stay for Delta's time travel until VACUUM.
@@ -57,7 +53,7 @@ def erase_rows(spark: SparkSession, store: Store, keys: Mapping[str, str]) -> tu
 
     Returns
     -------
-    tuple of (Erased, list of str)
+    tuple of (dict of int, list of str)
         How many rows of which quarantine; and the SQL that erases the same rows from the sinks, which are the user's
         own tables: their error rows hold the same payload, and their other rows the scores.
 
@@ -77,17 +73,17 @@ def erase_rows(spark: SparkSession, store: Store, keys: Mapping[str, str]) -> tu
             "Write `--key NAME=VALUE` with the name that `keys` has in the pipeline file.",
         )
     condition = " AND ".join(f"keys[{_text(name)}] = {_text(value)}" for name, value in keys.items())
-    erased = Erased({place: _emptied(spark, place, condition) for place in found})
+    erased = {place: _emptied(spark, place, condition) for place in found}
     ours = [plan for plan in plans if set(keys) <= set(plan.header["keys"])]
     where = " AND ".join(f"CAST({quoted(name)} AS STRING) = {_shown(value)}" for name, value in keys.items())
     sinks = dict.fromkeys(plan.header["sink"] for plan in ours)
     return erased, [f"DELETE FROM {delta_path(sink)} WHERE {where}" for sink in sinks]
 
 
-def expire_rows(spark: SparkSession, store: Store) -> Erased:
+def expire_rows(spark: SparkSession, store: Store) -> dict[str, int]:
     """Empty the quarantined rows whose `expires_at` is past, in every quarantine that the ledger knows."""
     due = "expires_at < current_timestamp()"
-    return Erased({place: _emptied(spark, place, due) for place in quarantines(store)})
+    return {place: _emptied(spark, place, due) for place in quarantines(store)}
 
 
 def _emptied(spark: SparkSession, location: str, condition: str) -> int:

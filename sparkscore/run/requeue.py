@@ -227,22 +227,23 @@ def _there(
     kept: list[Unit] = []
     left: list[str] = []
     for unit in units:
-        mine = [f for f in unit.files if rows[f.path]]
-        gone = {f.path: why for f in mine if (why := _gone(snapshot, f)) is not None}
-        left += [f"{rows[path]} rows of {why}" for path, why in gone.items()]
-        there = tuple(replace(f, rows=rows[f.path]) for f in mine if f.path not in gone)
+        if not any(rows[f.path] for f in unit.files):
+            continue
+        needed = [f for f in unit.files if rows[f.path] or snapshot.format not in WITH_ROW_INDEX]
+        gone = {f.path: why for f in needed if (why := _gone(snapshot, f)) is not None}
+        left += [f"{rows[path]} rows of {why}" for path, why in gone.items() if rows[path]]
+        there = tuple(replace(f, rows=rows[f.path]) for f in needed if f.path not in gone)
+        wanted_rows = sum(f.rows or 0 for f in there)
         if snapshot.format in WITH_ROW_INDEX:
             looks += [Look(f.path, f.size_bytes, f.mtime_ms, f.rows) for f in there]
-        elif there:
-            whole = tuple(replace(f, rows=rows[f.path]) for f in unit.files if f.path not in gone)
-            found = read_files(spark, snapshot, [f.path for f in whole]).count()
-            if found == sum(f.rows or 0 for f in whole):
-                kept.append(Unit(len(kept), unit_id(whole), whole))
+        elif wanted_rows:
+            found = read_files(spark, snapshot, [f.path for f in there]).count()
+            if found == wanted_rows:
+                kept.append(Unit(len(kept), unit_id(there), there))
             else:
                 left.append(
-                    f"{sum(f.rows or 0 for f in there)} rows of {there[0].path} and others of its unit, of which "
-                    f"{found} are at their addresses: Spark splits the files otherwise than it did (cores, "
-                    "spark.sql.files.maxPartitionBytes)"
+                    f"{wanted_rows} rows of the unit of {there[0].path}, of which {found} are at their addresses: "
+                    "Spark splits the files otherwise than it did (cores, spark.sql.files.maxPartitionBytes)"
                 )
     return tuple(kept) or pack(looks, _MAX_UNITS), left
 

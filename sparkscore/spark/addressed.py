@@ -48,7 +48,8 @@ def only_rows(spark: SparkSession, frame: DataFrame, only: OpenRows) -> DataFram
         in_block = Window.partitionBy(FILE_COL, BLOCK_COL).orderBy(_ORDER)
         ordinal = F.row_number().over(in_block) - 1
         numbered = frame.withColumn(_ORDER, F.monotonically_increasing_id())
-        index = F.concat_ws("+", F.col(BLOCK_COL), ordinal)
+        index = F.concat_ws("+", F.col(BLOCK_COL).cast("string"), ordinal.cast("string"))
         frame = numbered.withColumn(ROW_COL, index).drop(BLOCK_COL, _ORDER)
     wanted = only.read(spark).select(F.col("source_pointer").alias(_WANTED)).distinct()
-    return frame.join(wanted, F.concat_ws("#", FILE_COL, ROW_COL) == F.col(_WANTED), "left_semi")
+    address = F.concat_ws("#", F.col(FILE_COL), F.col(ROW_COL).cast("string"))
+    return frame.join(wanted, address == F.col(_WANTED), "left_semi")
