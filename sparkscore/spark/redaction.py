@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sparkscore.runtime.redaction import KEY_NAMES, PATTERN
+from sparkscore.runtime.redaction import KEY_NAMES, PATTERN, TOKENS
 
 __all__ = ["REDACTION_CONF", "log_settings"]
 
 # Spark matches the first against names and values of settings, the second against texts of plans. Its own defaults
 # know neither `pwd`, `credential` and `api_key`, nor the credentials in a URL.
 REDACTION_CONF = {
-    "spark.redaction.regex": rf"(?i){KEY_NAMES}|://[^/@:\s]*:[^@\s]*@",
+    "spark.redaction.regex": rf"(?i){KEY_NAMES}|://[^/@:\s]*:[^@\s]*@|{TOKENS}",
     "spark.redaction.string.regex": PATTERN,
     "spark.sql.redaction.string.regex": PATTERN,
 }

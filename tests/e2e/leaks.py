@@ -21,12 +21,17 @@ from onnx import TensorProto, helper
 
 from sparkscore.cli import main
 from sparkscore.run.pipeline import Pipeline
-from sparkscore.spark.redaction import REDACTION_CONF
 from sparkscore.spark.sessions import local_session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# What Spark does when it is told nothing (4.2.0); the JVM keeps the settings that it was started with.
+SPARKS_REDACTION = {
+    "spark.redaction.regex": "(?i)secret|password|token|access[.]?key",
+    "spark.redaction.string.regex": "(?!)",
+    "spark.sql.redaction.string.regex": "(?!)",
+}
 MARK = "---- Spark's own settings ----"
 CONF = {
     "pwd": ("spark.app.db.pwd", "cnry-pwd-1"),
@@ -147,8 +152,8 @@ def in_our_session(folder: Path) -> None:
 
 
 def in_sparks_session(folder: Path) -> None:
-    """Fail on the cast, in a session without our settings for redaction."""
-    spark = session(folder / "default", dict.fromkeys(REDACTION_CONF, ""))
+    """Fail on the cast, in a session with Spark's own settings for redaction."""
+    spark = session(folder / "default", SPARKS_REDACTION)
     log4j = spark.sparkContext._jvm.org.apache.logging.log4j.core.config.Configurator
     log4j.reconfigure(spark.sparkContext._jvm.java.net.URI((folder / "plain.properties").as_uri()))
     sys.stderr.write(f"{MARK}\n")
