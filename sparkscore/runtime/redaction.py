@@ -6,8 +6,8 @@ import re
 
 __all__ = ["KEY_NAMES", "PATTERN", "TOKENS", "redacted"]
 
-# Names whose value is a secret; Java's regular expressions read these patterns as Python's do. Each pattern begins where
-# a word does: Spark searches whole plans with them, and a word there may be long.
+# Names whose value is a secret; Java's regular expressions read these patterns as Python's do. Each begins where a word
+# does: Spark searches whole plans with them, and a word there may be long.
 KEY_NAMES = (
     r"secret|passw(?:or)?d|passphrase|pwd|token|credential|signature|sasl|jaas|connection|"
     r"(?:access|account|api|private|encryption)[_.-]?key"

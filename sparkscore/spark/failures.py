@@ -243,4 +243,4 @@ def _squeezed(sql: str) -> str:
 
 def _with_file(text: str, context: dict[str, Any]) -> dict[str, Any]:
     match = _FILE.search(text)
-    return {"file": match.group(1).rstrip("."), **context} if match and "file" not in context else context
+    return {"file": redacted(match.group(1).rstrip(".")), **context} if match and "file" not in context else context

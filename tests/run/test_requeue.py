@@ -12,9 +12,8 @@ from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.store import LocalStore
 from sparkscore.run import batch, requeue
 from sparkscore.run.discarding import discard_run
-from sparkscore.run.requeue import replay_id
 from tests.run.conftest import delta_rows, expected_score, write_rows
-from tests.run.test_crash_points import DyingStore
+from tests.run.test_crash_points import Death, DyingStore
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -77,23 +76,22 @@ def test_mended_rows_end_in_the_sink_once_and_every_row_has_its_new_state(
     assert sum(good(tmp_path).values()) == ROWS - 1
 
 
-@pytest.mark.parametrize("last", ["plans/", "claims/", "unit_committed", "run_closed"])
-def test_a_requeue_that_dies_anywhere_and_is_repeated_has_the_same_result(
-    spark, pipeline, scored, tmp_path: Path, monkeypatch, last: str
+def test_a_requeue_that_dies_half_way_and_is_repeated_has_the_same_result(
+    spark, pipeline, scored, tmp_path: Path, monkeypatch
 ) -> None:
     mended = pipeline(prepare=MENDED)
     with monkeypatch.context() as patched:
         for module in (batch, requeue):
-            patched.setattr(module, "open_store", lambda root: DyingStore(root, last))
-        with pytest.raises(BaseException):  # noqa: B017  a death is no exception
+            patched.setattr(module, "open_store", lambda root: DyingStore(root, "unit_committed"))
+        with pytest.raises(Death):
             mended.requeue("r1", spark)
-    again = mended.requeue("r1", spark).summary()
-    assert (again.run_id, again.ok_rows) == ("r1.requeue-1", 50)
+    again = mended.requeue("r1", spark, take_over=True).summary()
+    assert (again.run_id, again.attempt, again.ok_rows) == ("r1.requeue-1", 2, 50)
     assert good(tmp_path) == Counter(i for i in range(ROWS) if i not in BAD or i >= 1000)
     assert states(tmp_path) == told(BAD)
 
 
-def test_a_driver_that_dies_before_the_states_are_told_tells_them_at_the_next_call(
+def test_a_driver_that_dies_before_the_states_are_told_tells_them_next_time_and_a_discarded_replay_takes_them_back(
     spark, pipeline, scored, tmp_path: Path, monkeypatch
 ) -> None:
     mended = pipeline(prepare=MENDED)
@@ -105,8 +103,16 @@ def test_a_driver_that_dies_before_the_states_are_told_tells_them_at_the_next_ca
     assert mended.requeue("r1", spark).summary().repeated
     assert states(tmp_path) == told(BAD)
 
+    store = LocalStore(tmp_path / "out_ledger")
+    discard_run(spark, store, requeue.read_plan(store, "r1.requeue-1"))
+    assert set(states(tmp_path).values()) == {("open", None)}
+    assert mended.requeue("r1", spark).summary().run_id == "r1.requeue-2"
+    assert sum(good(tmp_path).values()) == ROWS - 50
 
-def test_rows_whose_source_is_gone_are_named_and_stay_open(spark, pipeline, scored, tmp_path: Path) -> None:
+
+def test_rows_whose_source_is_gone_are_named_and_stay_open_and_another_run_or_sink_is_refused(
+    spark, pipeline, scored, tmp_path: Path
+) -> None:
     gone = tmp_path / "in" / "part-000.parquet"
     kept = gone.read_bytes()
     gone.unlink()
@@ -122,15 +128,11 @@ def test_rows_whose_source_is_gone_are_named_and_stay_open(spark, pipeline, scor
     with pytest.raises(SparkscoreError, match=r"SPS-DATA-GONE.*bytes at the plan"):
         pipeline(prepare=MENDED).requeue("r1", spark)
 
-
-def test_a_discarded_replay_leaves_its_rows_open_again(spark, pipeline, scored, tmp_path: Path) -> None:
-    pipeline(prepare=MENDED).requeue("r1", spark)
-    store = LocalStore(tmp_path / "out_ledger")
-    discard_run(spark, store, requeue.read_plan(store, "r1.requeue-1"))
-    assert set(states(tmp_path).values()) == {("open", None)}
-    assert replay_id(store, "r1") == "r1.requeue-2"
-    assert pipeline(prepare=MENDED).requeue("r1", spark).summary().run_id == "r1.requeue-2"
-    assert sum(good(tmp_path).values()) == ROWS - 50
+    with pytest.raises(SparkscoreError, match=r"SPS-RUN-UNKNOWN"):
+        pipeline().requeue("r2", spark)
+    sink = {"format": "delta", "location": str(tmp_path / "other")}
+    with pytest.raises(SparkscoreError, match=r"SPS-RUN-CHANGED.*Expected the sink of run r1"):
+        pipeline(sink=sink, ledger=str(tmp_path / "out_ledger")).requeue("r1", spark)
 
 
 def test_lines_without_a_row_index_are_found_at_their_ordinals(spark, pipeline, tmp_path: Path) -> None:
@@ -150,14 +152,6 @@ def test_lines_without_a_row_index_are_found_at_their_ordinals(spark, pipeline, 
     assert (len(pointers), sum(pointers.values())) == (1980, 1980)
     scores = {r["_ss"]["source_pointer"]: r["score"] for r in rows if r["_ss"]["status"] == "ok"}
     assert scores[_pointer(tmp_path, 1, 7)] == expected_score(1007) - 0.5 * (1007 % 97)
-
-
-def test_a_run_that_is_not_over_and_another_sink_are_refused(spark, pipeline, scored, tmp_path: Path) -> None:
-    with pytest.raises(SparkscoreError, match=r"SPS-RUN-UNKNOWN"):
-        pipeline().requeue("r2", spark)
-    sink = {"format": "delta", "location": str(tmp_path / "other")}
-    with pytest.raises(SparkscoreError, match=r"SPS-RUN-CHANGED.*Expected the sink of run r1"):
-        pipeline(sink=sink, ledger=str(tmp_path / "out_ledger")).requeue("r1", spark)
 
 
 def _where(tmp_path: Path, where: str) -> dict[str, Any]:
