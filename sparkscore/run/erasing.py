@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.ledger.events import opening_events
@@ -76,8 +76,7 @@ def erase_rows(spark: SparkSession, store: Store, keys: Mapping[str, str]) -> tu
     erased = {place: _emptied(spark, place, condition) for place in found}
     ours = [plan for plan in plans if set(keys) <= set(plan.header["keys"])]
     where = " AND ".join(f"CAST({quoted(name)} AS STRING) = {_shown(value)}" for name, value in keys.items())
-    sinks = dict.fromkeys(plan.header["sink"] for plan in ours)
-    return erased, [f"DELETE FROM {delta_path(sink)} WHERE {where}" for sink in sinks]
+    return erased, list(dict.fromkeys(_for_the_sink(plan, where) for plan in ours))
 
 
 def expire_rows(spark: SparkSession, store: Store) -> dict[str, int]:
@@ -86,22 +85,31 @@ def expire_rows(spark: SparkSession, store: Store) -> dict[str, int]:
     return {place: _emptied(spark, place, due) for place in quarantines(store)}
 
 
+def _for_the_sink(plan: Plan, where: str) -> str:
+    keys = plan.header.get("sink_keys") or {}
+    kind = keys.get("format", "delta")
+    if kind != "delta":
+        return f"-- write the {kind} files at {plan.header['sink']} again without: {where}"
+    return f"DELETE FROM {keys.get('table') or delta_path(plan.header['sink'])} WHERE {where}"
+
+
 def _emptied(spark: SparkSession, location: str, condition: str) -> int:
     """Empty rows and give their number; rows that a deletion vector only hides are rewritten, for VACUUM to find."""
     if newest_version(spark, location) is None:
         return 0
     update = f"UPDATE {delta_path(location)} SET {_EMPTY} WHERE state <> 'expired' AND ({condition})"
+    rows = 0
     for left in reversed(range(_TRIES)):
         try:
             with mapped(spark):
-                done: Any = spark.sql(update).collect()
+                rows += int(spark.sql(update).collect()[0][0])
                 spark.sql(f"REORG TABLE {delta_path(location)} APPLY (PURGE)")
-                return int(done[0][0])
+                break
         except SparkscoreError as failure:
             if failure.code != "SPS-CLUSTER-CONFLICT" or not left:
                 raise
             time.sleep(random.random())
-    return 0
+    return rows
 
 
 def _text(value: str) -> str:

@@ -110,7 +110,7 @@ def test_a_driver_that_dies_before_the_states_are_told_tells_them_next_time_and_
     assert sum(good(tmp_path).values()) == ROWS - 50
 
 
-def test_rows_whose_source_is_gone_are_named_and_stay_open_and_another_run_or_sink_is_refused(
+def test_rows_whose_source_is_gone_are_named_and_stay_open_and_another_sink_is_refused(
     spark, pipeline, scored, tmp_path: Path
 ) -> None:
     gone = tmp_path / "in" / "part-000.parquet"
