@@ -143,7 +143,6 @@ def in_our_session(folder: Path) -> None:
     at = ("--ledger", str(folder / "ledger"))
     result = str(folder / "result.json")
     command(folder, "score", str(folder / "failing.yaml"), "--run-id", "failing-2", "--result", result)
-    command(folder, "check", str(folder / "failing.yaml"))
     command(folder, "runs", "show", "failing", "--json", *at)
     command(folder, "quarantine", "show", "good", "--json", *at)
     command(folder, "quarantine", "export", "good", "--format", "csv", "--to", str(folder / "exported"), *at)
