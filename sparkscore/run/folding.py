@@ -83,7 +83,8 @@ def merge(
             time.sleep(random.random())
         else:
             return
-    _merge_once(spark, location, keys, rows, update=update, insert=insert)
+    with mapped(spark):
+        _merge_once(spark, location, keys, rows, update=update, insert=insert)
 
 
 def _merge_once(
