@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sparkscore.runtime.redaction import PATTERN
@@ -66,5 +68,11 @@ def test_a_session_of_ours_keeps_secrets_out_of_sparks_event_log_and_rows_out_of
     assert REDACTION_CONF.items() <= made[0].items()
     (option,) = (o for o in made[0]["spark.driver.extraJavaOptions"].split() if "log4j2" in o)
     assert option == f"-Dlog4j2.configurationFile={log_settings().resolve().as_uri()}"
-    (line,) = (text for text in log_settings().read_text().splitlines() if ".replace.regex = " in text)
-    assert line.partition(" = ")[2].replace("\\\\", "\\") == rf"'[^'\n]*'|{PATTERN}"
+    log, submit = (_properties(log_settings().parent / n) for n in (log_settings().name, "spark-redaction.properties"))
+    assert log["appender.console.layout.replace.regex"] == rf"'[^'\n]*'|{PATTERN}"
+    assert submit == REDACTION_CONF
+
+
+def _properties(file: Path) -> dict[str, str]:
+    lines = (line.partition(" = ") for line in file.read_text().splitlines() if not line.startswith("#"))
+    return {key: value.replace("\\\\", "\\") for key, _, value in lines}
