@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sparkscore.spec.fields import (
     Closed,
@@ -199,7 +199,7 @@ class Quarantine(Closed):
     payload: Literal["none", "hash", "encrypted", "plain"] = "hash"
     key: Annotated[Text | None, BeforeValidator(_key_reference)] = None
     deny: tuple[Text, ...] = ()
-    keep_days: Positive = 30
+    keep_days: Annotated[Positive, Field(le=36_500)] = 30
 
     @model_validator(mode="after")
     def _keyed(self) -> Quarantine:

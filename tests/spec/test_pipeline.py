@@ -374,6 +374,8 @@ def test_an_unknown_key_is_answered_with_the_near_one(changes: dict[str, Any], a
         ({"sink": {"format": "delta", "location": "/a", "mode": "merge"}}, "sink.mode", "'merge'"),
         ({"sink": {"format": "delta", "location": "/a", "options": {"txnVersion": 1}}}, "sink.options", "'txnVersion'"),
         ({"quarantine": {"payload": "all"}}, "quarantine.payload", "'all'"),
+        ({"quarantine": {"keep_days": 0}}, "quarantine.keep_days", "number 0"),
+        ({"quarantine": {"keep_days": 40_000}}, "quarantine.keep_days", "less than or equal to 36500"),
         ({"quarantine": {"location": "/out/scores/bad"}}, "quarantine.location", "beside the sink"),
         ({"ledger": "/out/scores"}, "ledger", "beside the sink"),
         ({"ledger": "/out/scores/_ledger"}, "ledger", "beside the sink"),
