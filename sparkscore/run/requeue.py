@@ -171,6 +171,15 @@ def _planned(spark: SparkSession, pipeline: Any, store: Store, of: Plan, new_id:
             "Give a pipeline file with that sink; model, prepare and the policies may differ.",
             run=of.run_id,
         )
+    mode = (of.header.get("sink_keys") or {}).get("mode", "append")
+    if mode != "append":
+        raise error(
+            "SPS-SPEC-SINK",
+            f"Expected a sink to which rows are appended. Got {of.header['sink']}, which run {of.run_id} wrote with mode "
+            f"{mode}: the replayed rows alone would be left in it.",
+            "Mend the pipeline and score the whole input again under a new run id.",
+            run=of.run_id,
+        )
     quarantine = quarantine_of(read_events(store, of.run_id), of)
     version = newest_version(spark, quarantine)
     only = OpenRows(of.run_id, quarantine, version or 0)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sparkscore.errors import SparkscoreError
+from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import LocalStore
 from sparkscore.run import batch, requeue
 from sparkscore.run.discarding import discard_run
@@ -152,6 +153,13 @@ def test_lines_without_a_row_index_are_found_at_their_ordinals(spark, pipeline, 
     assert (len(pointers), sum(pointers.values())) == (1980, 1980)
     scores = {r["_ss"]["source_pointer"].rpartition("/")[2]: r["score"] for r in rows if r["_ss"]["status"] == "ok"}
     assert scores["1%20a%23b.csv#0+7"] == expected_score(1007) - 0.5 * (1007 % 97)
+
+
+def test_a_sink_that_each_run_overwrites_takes_no_replay(spark, pipeline, tmp_path: Path) -> None:
+    sink = str(tmp_path / "out")
+    plan = Plan({"run_id": "r1", "sink": sink, "sink_keys": {"location": sink, "mode": "overwrite"}}, ())
+    with pytest.raises(SparkscoreError, match=r"SPS-SPEC-SINK.*mode overwrite"):
+        requeue._planned(spark, pipeline().spec, LocalStore(tmp_path / "ledger"), plan, "r1.requeue-1")
 
 
 def _where(tmp_path: Path, where: str) -> dict[str, Any]:
