@@ -22,7 +22,6 @@ EXTRAS: dict[str, list[str]] = {
     "image": ["Pillow>=10"],
     "mlflow": ["mlflow-skinny>=2.14,<4"],
     "s3": ["boto3>=1.36"],  # 1.35.2 brought conditional puts, 1.36 their checksums
-    "fs": ["fsspec>=2024.2", "requests>=2.31"],
     "encrypted": ["cryptography>=42"],  # payloads of quarantined rows, AES-GCM
     # tools
     "delta-rs": ["deltalake>=1.0"],
@@ -43,7 +42,6 @@ EXTRAS["local"] = [
 EXTRAS["dev"] = [
     *EXTRAS["delta-rs"],
     *EXTRAS["convert"],
-    *EXTRAS["fs"],
     "sqlalchemy>=2",  # MLflow's SQL registry, which the skinny wheel leaves out
     "alembic>=1.13",
     "pytest>=8",
@@ -61,7 +59,7 @@ EXTRAS["dev"] = [
     "mkdocs-material>=9.5,<10",
     "mkdocstrings[python]>=0.27",
 ]
-EXTRAS["all"] = sorted({*EXTRAS["local"], *EXTRAS["fs"]})
+EXTRAS["all"] = sorted(EXTRAS["local"])
 
 setup(
     name="sparkscore",

@@ -178,6 +178,7 @@ CODES: dict[str, Code] = {
     "SPS-CLUSTER-TIMEOUT": Code(_C, Exit.INFRASTRUCTURE, "a model load or call that never came back"),
     "SPS-CLUSTER-STORAGE": Code(_C, Exit.INFRASTRUCTURE, "storage failed beyond the retries"),
     "SPS-CLUSTER-CONFLICT": Code(_C, Exit.INFRASTRUCTURE, "commit conflicts beyond the retries"),
+    "SPS-CLUSTER-LEASE": Code(_C, Exit.INFRASTRUCTURE, "another run keeps the table for too long"),
     "SPS-FENCED": Code(_C, Exit.FENCED, "another attempt owns the run"),
 }
 

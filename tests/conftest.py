@@ -1,4 +1,4 @@
-"""What tests share: a lazy Spark session for the whole run, handed out clean to each, and an S3-compatible server."""
+"""What tests share: a lazy Spark session for the whole run, handed out clean to each, and servers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.hdfs import HdfsServer, hdfs_server
 from tests.servers import S3Server, s3_server
 
 if TYPE_CHECKING:
@@ -59,3 +60,17 @@ def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in _s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return _s3_server
+
+
+@pytest.fixture(scope="session")
+def _hdfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HdfsServer]:
+    with hdfs_server(tmp_path_factory.mktemp("hdfs")) as server:
+        yield server
+
+
+@pytest.fixture
+def hdfs(_hdfs_server: HdfsServer, monkeypatch: pytest.MonkeyPatch) -> HdfsServer:
+    """The cluster, with its HTTP port and its user in the environment."""
+    for name, value in _hdfs_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return _hdfs_server

@@ -20,6 +20,7 @@ from sparkscore.ledger.plans import Plan, Unit, read_plan, write_plan
 from sparkscore.ledger.store import Store, open_store
 from sparkscore.run import folding
 from sparkscore.run.budget import Totals, assert_within, task_limit
+from sparkscore.run.deaths import Deaths
 from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
@@ -154,6 +155,7 @@ class _Attempt:
         self.claim = claim
         self.line = line_of(spark, plan, store)
         self.events = EventLog(store, plan.run_id, claim.attempt)
+        self.deaths = Deaths(store, self.events)
         self.proofs: dict[int, UnitProof] = {}
         self.unproved: list[_Unproved] = []
         self._proved_at = time.monotonic()
@@ -268,14 +270,22 @@ class _Attempt:
             wall_s = one.wall_s + time.monotonic() - since
             self._record("unit_reused" if reused else "unit_committed", proof, wall_s)
             since = time.monotonic()
+        self.deaths.tell()
         self._proved_at = time.monotonic()
 
     def _commit(self, unit: Unit) -> Commit:
-        """Write one unit until its commit stays; one that another writer overwrote is made again."""
-        for _ in range(_MAX_COMMIT_TRIES):
+        """Write one unit until its commit stays; one that another writer overwrote is made again, as is one that
+        Delta refused because another one's changed the table, such as the first of two first ones.
+        """
+        for left in reversed(range(_MAX_COMMIT_TRIES)):
             self.claim.assert_mine()
             self._assert_unchanged(unit)
-            self._write(unit)
+            try:
+                self._write(unit)
+            except SparkscoreError as refusal:
+                if refusal.code != "SPS-CLUSTER-CONFLICT" or not left:
+                    raise
+                continue
             commit = self.line.find(unit, again=unit.seq in self._lost)
             if commit is not None:
                 return commit
@@ -382,6 +392,7 @@ class _Attempt:
             stop = StopSignal(signal.SIGTERM, "the Spark session ended: spark-submit was told to stop, or its JVM died")
             self._stopped(stop)
             return stop
+        named = self.deaths.explained(self.spark, named)
         self._fail(named)
         return named
 
@@ -462,13 +473,12 @@ class _Attempt:
 def _tables_folded(spark: SparkSession, store: Store, run_id: str) -> bool:
     """Show the run in the ledger's tables; the events stay the truth when that fails."""
     try:
-        folding.fold_run(spark, store, run_id)
+        return folding.fold_run(spark, store, run_id)
     except Exception:  # boundary: a run has ended as it has, whatever becomes of the tables
         _log.warning(
             "the tables of run %s could not be folded; the same run id again folds them", run_id, exc_info=True
         )
         return False
-    return True
 
 
 def _success(bad_rows: int, fail_on_quarantine: bool) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.ledger.plans import Plan, Unit
+from sparkscore.run.leasing import lease_of
 from sparkscore.run.line import gap, skipped
 from sparkscore.spark.commit import (
     Commit,
@@ -37,11 +38,16 @@ class DeltaLine:
         self._plan = plan
         self._run_id = plan.run_id
         self._table = DeltaTable(sink.location)
+        self._leased = lease_of(spark, sink.location)
         self.app_id: str | None = app_id(plan.run_id)
 
     def write(self, frame: DataFrame, commit: Commit) -> None:
-        """Append a unit; Delta skips it when it is committed already, or raises when another one is at it."""
-        write_unit(frame, self._sink, commit, self._run_id, self._plan.sha256)
+        """Append a unit; Delta skips it when it is committed already, or raises when another one is at it.
+
+        The table is leased while the unit is scored, too: Spark scores and commits in one action.
+        """
+        with self._leased():
+            write_unit(frame, self._sink, commit, self._run_id, self._plan.sha256)
 
     def find(self, unit: Unit, *, again: bool = False) -> Commit | None:
         """Find the one commit of a unit; what this session committed last is looked at first.
@@ -129,7 +135,8 @@ class DeltaLine:
 
     def discard(self) -> bool:
         """Delete the run's rows in one commit, and close the table to the run's transactions."""
-        return discard(self._spark, self._table, self._run_id, max(len(self._plan.units) - 1, 0))
+        with self._leased():
+            return discard(self._spark, self._table, self._run_id, max(len(self._plan.units) - 1, 0))
 
     def sweep(self) -> None:
         """Do nothing: files that no commit names are VACUUM's."""

@@ -12,6 +12,7 @@ from sparkscore.ledger.events import opening_events
 from sparkscore.ledger.fold import quarantine_of, run_ids
 from sparkscore.ledger.plans import Plan, read_plan
 from sparkscore.ledger.store import Store
+from sparkscore.run.leasing import lease_of
 from sparkscore.spark.delta_log import delta_path, newest_version
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.schemas import quoted
@@ -101,7 +102,7 @@ def _emptied(spark: SparkSession, location: str, condition: str) -> int:
     rows = 0
     for left in reversed(range(_TRIES)):
         try:
-            with mapped(spark):
+            with lease_of(spark, location)(), mapped(spark):
                 rows += int(spark.sql(update).collect()[0][0])
                 spark.sql(f"REORG TABLE {delta_path(location)} APPLY (PURGE)")
                 break

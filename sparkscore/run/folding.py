@@ -5,6 +5,7 @@ Each fold merges on the table's key, so it may be repeated after any crash.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 import uuid
@@ -15,6 +16,7 @@ from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.fold import run_rows, unit_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
+from sparkscore.run.leasing import lease_of
 from sparkscore.run.line import Line
 from sparkscore.run.planning import quarantine_location
 from sparkscore.runtime.sealing import MARK
@@ -34,6 +36,9 @@ _MODE = (
     "CASE WHEN _ss.payload IS NULL THEN if(_ss.payload_sha256 IS NULL, 'none', 'hash') "
     f"WHEN startswith(_ss.payload, X'{MARK.hex()}') THEN 'encrypted' ELSE 'plain' END"
 )
+_LEDGER_WAIT_S = 30.0  # two heartbeats: a holder that died is passed, and a fold of another run takes 2 s
+
+_log = logging.getLogger(__name__)
 
 
 def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan, line: Line) -> None:
@@ -48,15 +53,25 @@ def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan, line: Line) 
     merge(spark, quarantine_location(pipeline), ("q_id",), rows, update=("last_seen_at",))
 
 
-def fold_run(spark: SparkSession, store: Store, run_id: str) -> None:
-    """Merge a run's attempts and units into the ledger's tables `runs` and `units`."""
+def fold_run(spark: SparkSession, store: Store, run_id: str) -> bool:
+    """Merge a run's attempts and units into the ledger's tables `runs` and `units`.
+
+    False when other runs keep a table busy: the fold is left to a later one, since the events are the truth.
+    """
     tables = f"{store.root.rstrip('/')}/tables"
     for name, columns, keys, rows in (
         ("runs", RUNS, ("run_id", "attempt"), run_rows(store, run_id)),
         ("units", UNITS, ("run_id", "unit_seq"), unit_rows(store, run_id)),
     ):
         frame = spark.createDataFrame([tuple(r[c.name] for c in columns) for r in rows], ddl(columns))
-        merge(spark, f"{tables}/{name}", keys, frame)
+        try:
+            merge(spark, f"{tables}/{name}", keys, frame, wait_s=_LEDGER_WAIT_S)
+        except SparkscoreError as busy:
+            if busy.code not in ("SPS-CLUSTER-LEASE", "SPS-CLUSTER-CONFLICT"):
+                raise
+            _log.warning("run %s is left to a later fold of the table %s: %s", run_id, name, busy.message)
+            return False
+    return True
 
 
 def merge(
@@ -67,12 +82,27 @@ def merge(
     *,
     update: tuple[str, ...] | None = None,
     insert: bool = True,
+    wait_s: float | None = None,
 ) -> None:
     """Insert rows whose key is new, if so asked, and update the others: all their columns, or those of `update`.
 
     A table that is not there yet begins with the rows, in one commit instead of two and a join. Runs that end at the
-    same moment, and share a table, conflict: the later one tries again.
+    same moment, and share a table, take turns, for which the later one waits `wait_s`; where the store has no need of
+    that, they conflict, and the later one tries again.
     """
+    with lease_of(spark, location, wait_s)():
+        _merge(spark, location, keys, rows, update=update, insert=insert)
+
+
+def _merge(
+    spark: SparkSession,
+    location: str,
+    keys: tuple[str, ...],
+    rows: DataFrame,
+    *,
+    update: tuple[str, ...] | None,
+    insert: bool,
+) -> None:
     for _ in range(_TRIES - 1):
         try:
             with mapped(spark):

@@ -183,11 +183,12 @@ def _assert_atomic(pipeline: Any) -> None:
     places = {"sink": pipeline.sink.location, "quarantine": pipeline.quarantine.location}
     places |= {f"source[{i}]": location for i, location in enumerate(pipeline.source.location)}
     for key, place in places.items():
-        if place is not None and files.local_path(place) is None and not files.is_s3(place):
+        on_disk = place is None or files.local_path(place) is not None
+        if not (on_disk or files.is_s3(place) or files.is_hdfs(place)):
             raise error(
                 "SPS-SPEC-LATER",
-                f"Expected {key}.location on a local or mounted disk, or S3. Got {place}: not in this version.",
-                "Give a path that the driver and all workers mount, or s3a://bucket/folder.",
+                f"Expected {key}.location on a local or mounted disk, S3 or HDFS. Got {place}: not in this version.",
+                "Give a path that the driver and all workers mount, s3a://bucket/folder or hdfs://host/folder.",
                 where=f"{key}.location",
             )
 

@@ -175,8 +175,8 @@ def _planned(spark: SparkSession, pipeline: Any, store: Store, of: Plan, new_id:
     if mode != "append":
         raise error(
             "SPS-SPEC-SINK",
-            f"Expected a sink to which rows are appended. Got {of.header['sink']}, which run {of.run_id} wrote with mode "
-            f"{mode}: the replayed rows alone would be left in it.",
+            f"Expected a sink to which rows are appended. Got {of.header['sink']}, which run {of.run_id} wrote with "
+            f"mode {mode}: the replayed rows alone would be left in it.",
             "Mend the pipeline and score the whole input again under a new run id.",
             run=of.run_id,
         )

@@ -127,7 +127,8 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Start the same run id again: it resumes. If it dies at the same unit, a row or the memory limit kills it.",
     ),
     (
-        r"No space left on device|SlowDown|reduce your request rate|Connection reset|SocketTimeout|DiskErrorException",
+        r"No space left on device|SlowDown|reduce your request rate|Connection reset|SocketTimeout|DiskErrorException|"
+        r"SafeModeException|StandbyException|ConnectException|UnknownHostException|NoRouteToHostException",
         "SPS-CLUSTER-STORAGE",
         "storage that answers",
         "Start the same run id again: it resumes.",

@@ -46,6 +46,23 @@ CAST(email AS INT)
         ("java.io.IOException: No space left on device", "SPS-CLUSTER-STORAGE", 8),
         ("java.nio.file.AccessDeniedException: s3a://b/in: getFileStatus on s3a://b/in", "SPS-ENV-ACCESS", 4),
         ("org.apache.hadoop.fs.s3a.UnknownStoreException: `s3a://b/in': getFileStatus", "SPS-ENV-ACCESS", 4),
+        (
+            "org.apache.hadoop.security.AccessControlException: Permission denied: user=mallory, access=WRITE, "
+            'inode="/":root:supergroup:drwxr-xr-x',
+            "SPS-ENV-ACCESS",
+            4,
+        ),
+        (
+            "java.net.ConnectException: Call From h/127.0.0.1 to localhost:1 failed on connection exception: "
+            "java.net.ConnectException: Connection refused; For more details see: …",
+            "SPS-CLUSTER-STORAGE",
+            8,
+        ),
+        (
+            "org.apache.hadoop.hdfs.server.namenode.SafeModeException: Cannot create file/out.",
+            "SPS-CLUSTER-STORAGE",
+            8,
+        ),
         ('UnsupportedFileSystemException: No FileSystem for scheme "s3"', "SPS-ENV-PACKAGE", 4),
         ("[CAST_INVALID_INPUT] …\n== SQL ==\n(CAST(`t` AS INT) > 0) OR _ss_corrupt IS NOT NULL", "SPS-PREPARE", 6),
         (f"{_FILE}\nCaused by: org.apache.spark.SparkArithmeticException: [CAST_OVERFLOW] …", "SPS-DATA-FILE", 6),
