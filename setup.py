@@ -22,6 +22,7 @@ EXTRAS: dict[str, list[str]] = {
     "image": ["Pillow>=10"],
     "mlflow": ["mlflow-skinny>=2.14,<4"],
     "s3": ["boto3>=1.36"],  # 1.35.2 brought conditional puts, 1.36 their checksums
+    "encrypted": ["cryptography>=42"],  # payloads of quarantined rows, AES-GCM
     # tools
     "delta-rs": ["deltalake>=1.0"],
     "convert": ["onnx>=1.21", "scikit-learn>=1.4"],
@@ -36,6 +37,7 @@ EXTRAS["local"] = [
     *EXTRAS["image"],
     *EXTRAS["mlflow"],
     *EXTRAS["s3"],
+    *EXTRAS["encrypted"],
 ]
 EXTRAS["dev"] = [
     *EXTRAS["delta-rs"],

@@ -131,6 +131,7 @@ CODES: dict[str, Code] = {
     "SPS-ENV-PACKAGE": Code(_C, Exit.ENVIRONMENT, "a package, jar or Java that is missing or clashes"),
     "SPS-ENV-PROVIDER": Code(_C, Exit.ENVIRONMENT, "the asked-for device is not active"),
     "SPS-ENV-SINK": Code(_C, Exit.ENVIRONMENT, "the sink cannot take exactly-once writes"),
+    "SPS-ENV-KEY": Code(_C, Exit.ENVIRONMENT, "the key of encrypted payloads is missing or another one"),
     "SPS-ENV-LEDGER": Code(_C, Exit.ENVIRONMENT, "the ledger cannot be written or read"),
     # -- the model -------------------------------------------------------------------------------------
     "SPS-MODEL-MISSING": Code(_M, Exit.MODEL, "the model is not at its URI"),

@@ -38,8 +38,12 @@ ERR = _columns(
     ("error_type", "string", "exception class name, null where none was raised"),
     ("error_message", "string", "scrubbed, at most 500 characters, never a row value"),
     ("source_pointer", "string", "file#row_index, file#block+ordinal, or null where the source has no address"),
-    ("payload", "binary", "the fed columns and keys as JSON, by quarantine.payload; null under hash and none"),
-    ("payload_sha256", "string", "sha256 of the fed columns and keys as canonical JSON; null under none"),
+    (
+        "payload",
+        "binary",
+        "the fed columns and keys as JSON, by quarantine.payload; null under hash and none, encrypted under encrypted",
+    ),
+    ("payload_sha256", "string", "sha256 of the fed columns and keys as canonical JSON; null under none and encrypted"),
     ("batch_rows", "int", "rows of the model batch that the row was in"),
     ("tries", "int", "model calls that the row took part in"),
 )
@@ -61,7 +65,7 @@ SS = _columns(
 RUNS = _columns(
     ("run_id", "string", "key"),
     ("attempt", "bigint", "key: number of the claim"),
-    ("kind", "string", "batch"),
+    ("kind", "string", "batch | replay"),
     ("pipeline_name", "string", "`name` of the pipeline file"),
     ("state", "string", "PLANNED | RUNNING | SUCCEEDED | FAILED | STOPPED | FENCED | ABANDONED | DISCARDED"),
     ("exit_code", "int", "the exit code of the attempt"),
@@ -133,12 +137,12 @@ QUARANTINE = _columns(
     ("batch_rows", "int", "rows of its model batch"),
     ("tries", "int", "model calls it took part in"),
     ("model_sha256", "string", "digest of the model"),
-    ("payload_mode", "string", "none | hash | plain"),
+    ("payload_mode", "string", "none | hash | encrypted | plain, by what the row holds"),
     ("payload", "binary", "by mode"),
     ("payload_sha256", "string", "by mode"),
     ("first_seen_at", "timestamp", "UTC"),
     ("last_seen_at", "timestamp", "UTC"),
-    ("expires_at", "timestamp", "UTC, first_seen_at + 30 days"),
+    ("expires_at", "timestamp", "UTC, first_seen_at + quarantine.keep_days"),
     ("state", "string", "open | replayed_ok | replayed_bad | discarded | expired"),
     ("resolved_run_id", "string", "the run that resolved it"),
 )

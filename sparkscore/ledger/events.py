@@ -11,7 +11,7 @@ from typing import Any
 from sparkscore.errors import error
 from sparkscore.ledger.store import Store
 
-__all__ = ["CLOSING", "EventLog", "attempts", "claim_name", "read_claim", "read_events"]
+__all__ = ["CLOSING", "EventLog", "attempts", "claim_name", "opening_events", "read_claim", "read_events"]
 
 # An attempt that wrote one of these is over and blocks nobody.
 CLOSING = frozenset({"run_closed", "run_stopped", "run_failed", "run_fenced", "run_discarded"})
@@ -93,6 +93,12 @@ def read_events(store: Store, run_id: str, attempt: int | None = None) -> list[d
             if data is not None:
                 found.append(json.loads(data))
     return found
+
+
+def opening_events(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """Read the first event of each attempt: who ran it, with what, and where its bad rows go."""
+    names = (f"{_folder(run_id, number)}/000000.json" for number in attempts(store, run_id))
+    return [json.loads(data) for name in names if (data := store.get(name)) is not None]
 
 
 def _folder(run_id: str, attempt: int) -> str:

@@ -156,7 +156,7 @@ def _planned_facts(plan: Plan) -> dict[str, Any]:
     snapshot = {k: v for k, v in header["input"].items() if k != "schema"}
     return {
         "run_id": plan.run_id,
-        "kind": "batch",
+        "kind": header.get("kind", "batch"),
         "pipeline_name": header["pipeline_name"],
         "spec_sha256": header["spec_sha256"],
         "code_version": header["code_version"],

@@ -39,7 +39,7 @@ _COUNTS = {
         *("policy", "max_consecutive_bad_batches", "batch_timeout_s", "load_timeout_s"),
         *("guard", "max_guard_deaths"),
     ),
-    "quarantine": ("payload",),
+    "quarantine": ("payload", "deny"),
 }
 
 
@@ -105,7 +105,7 @@ def score(
         ``{"p": "probabilities[:, 1]"}``.
     **options
         `missing`, `keys`, `keep` (default all columns), `device`, `batch_size`, `providers`, `allow_links`,
-        `quarantine` (its `payload`), and `on_error`: `policy`, `batch_timeout_s`, `load_timeout_s`, `guard`,
+        `quarantine` (its `payload` and `deny`), and `on_error`: `policy`, `batch_timeout_s`, `load_timeout_s`, `guard`,
         `max_guard_deaths`, and `max_consecutive_bad_batches`, which has no default here. Its other keys judge a run
         and are refused.
 

@@ -24,6 +24,7 @@ from sparkscore.run.deaths import Deaths
 from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
+from sparkscore.run.keys import run_sealing
 from sparkscore.run.lines import line_of
 from sparkscore.run.metrics import metrics_of
 from sparkscore.run.planning import Bound, assert_same, bound, make_plan, quarantine_location, restore
@@ -35,12 +36,12 @@ from sparkscore.run.summaries import summary_of
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.carriers import TASK_COL, UnitContext, UnitTask
 from sparkscore.spark.commit import Commit, unit_constants, with_ss
-from sparkscore.spark.failures import from_spark, mapped
+from sparkscore.spark.failures import from_spark, mapped, shown_cause
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sessions import hand_out, interruptible, is_over
 from sparkscore.spark.survey import changed_since
 from sparkscore.spark.udfs import map_in_arrow
-from sparkscore.spec.scoring import ScoringPlan
+from sparkscore.spec.scoring import ScoringPlan, Sealing
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -166,6 +167,7 @@ class _Attempt:
         self._proved_at = time.monotonic()
         self.fail_on_quarantine = False
         self._scoring: int | None = None  # the unit at hand
+        self._sealing: Sealing | None = None
         self._lost: dict[int, int] = {}  # units to be made again -> the version at which they were lost
 
     def run(self, progress: Progress) -> Run:
@@ -179,7 +181,7 @@ class _Attempt:
             ended = self._ended(cause)
             if ended is cause:
                 raise
-            raise ended from cause
+            raise ended from shown_cause(cause)
         except BaseException as stop:  # boundary: closing a run that was told to stop
             self._stopped(stop)
             raise
@@ -201,6 +203,7 @@ class _Attempt:
             self.events.write("narrowing", detail=message)
         if self.plan.header["input_ss"]:
             self.events.write("input_ss_dropped", detail="the source has a column _ss; rename it in prepare to keep it")
+        self._sealing = run_sealing(self.pipeline, self.store, self.plan.run_id)
         with mapped(self.spark):
             hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
 
@@ -319,7 +322,7 @@ class _Attempt:
             self.claim.assert_mine()
 
     def _unit_frame(self, unit: Unit) -> DataFrame:
-        scoring = self._task_plan()
+        scoring = self._task_plan(unit)
         context = UnitContext(self.plan.run_id, unit.seq, self.claim.attempt, self.store.root)
         paths = [f.path for f in unit.files]
         frame = scoring_frame(prepared(self.spark, self.job.snapshot, self.pipeline, paths), scoring)
@@ -329,13 +332,14 @@ class _Attempt:
         constants = unit_constants(self.plan.run_id, unit, scoring.model, provider, datetime.now(UTC))
         return with_ss(map_in_arrow(frame, UnitTask(scoring, context), declared), constants)
 
-    def _task_plan(self) -> ScoringPlan:
+    def _task_plan(self, unit: Unit) -> ScoringPlan:
         scoring = self.job.scoring
         limit = task_limit(self._totals(), self.pipeline.on_error, self.plan.header["planned_rows"])
         on_error = replace(scoring.on_error, max_bad_rows=limit)
         # The pilot proves that rows do not depend on their neighbours; where it has too few that differ, the next does.
         proven = any(proof.proof_calls for proof in self.proofs.values())
-        return replace(scoring, on_error=on_error, prove_batch=not proven)
+        sealing = replace(self._sealing, unit_id=unit.unit_id) if self._sealing else None
+        return replace(scoring, on_error=on_error, prove_batch=not proven, sealing=sealing)
 
     def _assert_unchanged(self, unit: Unit) -> None:
         if self.job.snapshot.route != "files":

@@ -53,5 +53,10 @@ def discard_run(
         if newest_version(spark, quarantine) is not None:
             with lease_of(spark, quarantine)():
                 spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
+        if plan.header.get("kind") == "replay":  # the rows that it had scored again are bad once more
+            table = plan.header["input"]["only"]["quarantine"]
+            reopened = "state = 'open', resolved_run_id = NULL"
+            with lease_of(spark, table)():
+                spark.sql(f"UPDATE {delta_path(table)} SET {reopened} WHERE resolved_run_id = '{run_id}'")
         events.write("run_discarded", exit_code=0)
         folding.fold_run(spark, store, run_id)

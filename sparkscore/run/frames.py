@@ -25,7 +25,9 @@ def prepared(spark: SparkSession, snapshot: Snapshot, pipeline: Any, paths: Sequ
 
     A column `_ss`, which a table that was scored before has, is left out; the run records that as an event.
     """
-    frame = apply_where(read_files(spark, snapshot, paths), pipeline.source.where)
+    frame = read_files(spark, snapshot, paths)
+    if snapshot.only is None:  # a row that is replayed was in the input, whatever defines the input by now
+        frame = apply_where(frame, pipeline.source.where)
     if "_ss" in frame.columns:
         frame = frame.drop("_ss")
     return apply_steps(frame, pipeline.prepare)

@@ -46,7 +46,7 @@ def first_rows(spark: SparkSession, job: Bound, rows: int) -> Sample:
     with mapped(spark, dict(job.pipeline.expressions())):
         frame = scoring_frame(prepared(spark, job.snapshot, job.pipeline), job.scoring)
         given = frame.limit(rows).toArrow()
-    plan = replace(job.scoring, prove_batch=True)
+    plan = replace(job.scoring, prove_batch=True, payload="none")  # what is shown holds no payload
     scorer = driver_scorer(job, plan)
     scored = pa.Table.from_batches(scorer.score(given.to_batches()), schema=result_schema(plan, given.schema))
     return Sample(given, scored, scorer.counts, scorer.session.provider)

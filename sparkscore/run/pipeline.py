@@ -13,6 +13,7 @@ from sparkscore.ledger.plans import Plan
 from sparkscore.run.batch import Progress, run_batch
 from sparkscore.run.check import CheckReport, check_pipeline
 from sparkscore.run.inspection import peek_pipeline
+from sparkscore.run.requeue import requeue_run
 from sparkscore.run.result import Run
 from sparkscore.spark.sessions import active_session
 from sparkscore.spec import pipeline as spec
@@ -110,6 +111,45 @@ class Pipeline:
             spark or active_session(),
             self.spec,
             run_id or new_run_id(self.spec.name),
+            take_over=take_over,
+            fail_on_quarantine=fail_on_quarantine,
+            progress=progress,
+            say=say,
+        )
+
+    def requeue(
+        self,
+        run_id: str,
+        spark: SparkSession | None = None,
+        *,
+        take_over: bool = False,
+        fail_on_quarantine: bool = False,
+        progress: Progress | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Run:
+        """Score the open bad rows of a run again with this pipeline, mended, into the same sink, each once.
+
+        Parameters
+        ----------
+        run_id : str
+            The run whose bad rows they are. The replay's own id is ``<run_id>.requeue-<n>``.
+        spark, take_over, fail_on_quarantine, progress, say
+            As in `run`.
+
+        Returns
+        -------
+        Run
+            The replay; where no row is open, the one that ended last, and nothing is scored.
+
+        Raises
+        ------
+        SparkscoreError
+            As `run`; `SPS-DATA-GONE` when the source of every open row is gone.
+        """
+        return requeue_run(
+            spark or active_session(),
+            self.spec,
+            run_id,
             take_over=take_over,
             fail_on_quarantine=fail_on_quarantine,
             progress=progress,

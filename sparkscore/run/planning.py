@@ -14,6 +14,7 @@ from sparkscore._version import __version__
 from sparkscore.errors import error
 from sparkscore.ledger.plans import LEDGER_VERSION, Plan
 from sparkscore.run.frames import needed_columns, prepared, prepared_schema, scoring_frame
+from sparkscore.run.keys import assert_key
 from sparkscore.run.models import model_to_json, pin_model, repin
 from sparkscore.run.units import MAX_UNITS, pack
 from sparkscore.runtime import files
@@ -66,6 +67,7 @@ def bound(spark: SparkSession, pipeline: Any) -> Bound:
         Whatever of the pipeline cannot work, before anything is scored.
     """
     _assert_atomic(pipeline)
+    assert_key(pipeline)
     snapshot, paths = pin_source(spark, pipeline.source)
     return _bind(spark, pipeline, snapshot, tuple(sorted(paths)), pin_model(pipeline))
 
@@ -173,8 +175,8 @@ def _bind(spark: SparkSession, pipeline: Any, snapshot: Snapshot, paths: tuple[s
     frame = prepared(spark, snapshot, pipeline)
     signature = read_signature(model.folder, model.ref.main)
     binding = bind(pipeline, model, signature, prepared_schema(frame))
-    if not pipeline.keys or pipeline.sink.provenance == "full":
-        # Without keys the address is the row's only name, so it stands on every row.
+    if not pipeline.keys or pipeline.sink.provenance == "full" or snapshot.only is not None:
+        # Without keys the address is the row's only name, so it stands on every row; a replayed row is found by it.
         binding = replace(binding, plan=replace(binding.plan, pointers="all"))
     return Bound(pipeline, snapshot, paths, model, binding, any(f.name == "_ss" for f in snapshot.struct.fields))
 

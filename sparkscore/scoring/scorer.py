@@ -203,8 +203,7 @@ class Scorer:
 
     def _verdicts(self, batch: pa.RecordBatch, faults: Faults, scored: Scored) -> dict[int, Verdict]:
         bad = {row: faults.get(row) for row in np.flatnonzero(faults.bad).tolist()}
-        names = (*self.plan.columns, *self.plan.keys)
-        return verdicts(batch, bad, names, self.plan.payload, scored.calls())
+        return verdicts(batch, bad, self.plan, scored.calls())
 
     def _count(self, n: int, found: dict[int, Verdict]) -> None:
         counts, limits = self.counts, self.plan.on_error

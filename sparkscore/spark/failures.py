@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from sparkscore.errors import SparkscoreError, error, from_text
+from sparkscore.runtime.redaction import redacted
 
-__all__ = ["from_spark", "mapped"]
+__all__ = ["from_spark", "mapped", "shown_cause"]
 
 _FILE = re.compile(r"(?:file|path|location)[: ]+['\"`(]?((?:[a-z0-9]+:)?/[^\s'\"`,;)]+)", re.IGNORECASE)
 _CONDITION = re.compile(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\]")
@@ -188,7 +189,25 @@ def mapped(spark: Any, expressions: Mapping[str, str] | None = None, **context: 
     try:
         yield
     except (PySparkException, Py4JError) as cause:
-        raise from_spark(cause, expressions, **context) from cause
+        raise from_spark(cause, expressions, **context) from shown_cause(cause)
+
+
+class SparkTextError(RuntimeError):
+    """What Spark said, without secrets: it stands for Spark's own exception where that one's text has some."""
+
+
+def shown_cause(cause: BaseException) -> BaseException | None:
+    """Give what may stand as the cause of our error in a traceback, which notebooks and schedulers keep.
+
+    That is Spark's exception itself, unless its text quotes a row's value (None) or holds a secret (its text without).
+    """
+    text = str(cause)
+    if isinstance(cause, SparkscoreError):
+        return cause
+    if _raised(f"{type(cause).__name__}: {text}") is not None:
+        return None
+    clean = redacted(text)
+    return cause if clean == text else SparkTextError(f"{type(cause).__name__}: {clean}")
 
 
 def _raised(text: str) -> str | None:
@@ -206,7 +225,7 @@ def _got(text: str) -> str:
     told = [*lines[:1], *causes[-1:]]
     # Delta quotes the value that is too long for a column: a row's, which no message of ours may hold.
     told = [re.sub(r'(Value )".*" exceeds', r'\1"…" exceeds', line) for line in dict.fromkeys(told)]
-    return "; ".join(line[:300].rstrip(". ") for line in told)
+    return redacted("; ".join(line[:300].rstrip(". ") for line in told))
 
 
 def _named_expression(text: str, expressions: Mapping[str, str]) -> str | None:
@@ -225,4 +244,4 @@ def _squeezed(sql: str) -> str:
 
 def _with_file(text: str, context: dict[str, Any]) -> dict[str, Any]:
     match = _FILE.search(text)
-    return {"file": match.group(1).rstrip("."), **context} if match and "file" not in context else context
+    return {"file": redacted(match.group(1).rstrip(".")), **context} if match and "file" not in context else context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from sparkscore.errors import error
 from sparkscore.runtime.cache import cache_root, to_hand_out
 from sparkscore.runtime.files import is_s3, s3_endpoint, s3_region
 from sparkscore.spark import jars, java
+from sparkscore.spark.redaction import REDACTION_CONF, log_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +96,7 @@ def local_session(
     settings = {
         **_CONF,
         **DELTA_CONF,
+        **REDACTION_CONF,
         **(_ONE_MACHINE if master is None or master.startswith("local") else {}),
         "spark.sql.warehouse.dir": str(cache_root() / "warehouse"),  # Spark's default litters the current folder
         "spark.jars": ",".join(str(jar) for jar in jars.ensure(s3=on_s3)),
@@ -102,6 +105,7 @@ def local_session(
         **(conf or {}),
     }
     settings[_JAVA_OPTIONS] = _java_options(settings.get(_JAVA_OPTIONS, ""))
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)  # pyspark's: it quotes rows' values
     return _session({key: value for key, value in settings.items() if value})
 
 
@@ -126,7 +130,9 @@ def _java_options(given: str) -> str:
     """Put ours before the given ones of the JVM, unless a collector is chosen: a JVM refuses a second one."""
     names = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
     chosen = any("GC" in options for options in (given, *(os.environ.get(name, "") for name in names)))
-    return given if chosen else f"{_LOCAL_JAVA} {given}".strip()
+    if "log4j2.configurationFile" not in given:
+        given = f"-Dlog4j2.configurationFile={log_settings().resolve().as_uri()} {given}"
+    return (given if chosen else f"{_LOCAL_JAVA} {given}").strip()
 
 
 def _session(settings: dict[str, str]) -> SparkSession:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
+from sparkscore.spark.addressed import OpenRows, only_rows
 from sparkscore.spark.delta_log import newest_version, plain_refusal, version_at
 from sparkscore.spark.failures import from_spark, mapped
 from sparkscore.spark.schemas import selected, struct_of
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-__all__ = ["Snapshot", "pin_source", "read_files", "restore_snapshot"]
+__all__ = ["WITH_ROW_INDEX", "Snapshot", "pin_source", "read_files", "restore_snapshot"]
 
 _MAY_BE_MALFORMED = ("csv", "json")  # read with a column of ours for the lines that are
-_WITH_ROW_INDEX = ("parquet", "delta")  # of the others Spark tells where a row's part of the file starts
+WITH_ROW_INDEX = ("parquet", "delta")  # of the others Spark tells where a row's part of the file starts
 # Parquet pages carry CRCs that readers do not check unless asked: 29 of 60 single-bit flips changed the answer.
 _PARQUET_OPTIONS = {"parquet.page.verify-checksum.enabled": "true"}
 # Without them a reader follows the session's settings of these names, under which bad files lose their rows silently.
@@ -52,10 +53,12 @@ class Snapshot:
     version: int | None = None
     route: str = "files"
     reason: str = ""
+    only: OpenRows | None = None  # of a replay: the rows that it scores again
 
     def to_json(self) -> dict[str, Any]:
         """The snapshot as the plan keeps it."""
-        return {**self.__dict__, "locations": list(self.locations), "options": dict(self.options)}
+        only = self.only and asdict(self.only)
+        return {**self.__dict__, "locations": list(self.locations), "options": dict(self.options), "only": only}
 
     @property
     def struct(self) -> StructType:
@@ -68,7 +71,8 @@ class Snapshot:
 def restore_snapshot(data: dict[str, Any]) -> Snapshot:
     """Take a snapshot back from a plan."""
     lists = {"locations": tuple(data["locations"]), "options": tuple(sorted(data["options"].items()))}
-    return Snapshot(**{**data, **lists})
+    only = OpenRows(**data["only"]) if data.get("only") else None
+    return Snapshot(**{**data, **lists, "only": only})
 
 
 def pin_source(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
@@ -95,6 +99,11 @@ def pin_source(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
 
 def read_files(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str] | None = None) -> DataFrame:
     """Read files of the snapshot, all of them by default, with the helper columns that address each row."""
+    frame = _read(spark, snapshot, paths)
+    return frame if snapshot.only is None else only_rows(spark, frame, snapshot.only)
+
+
+def _read(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str] | None) -> DataFrame:
     if snapshot.route == "delta":
         _refuse_lossy_session(spark)
         frame = _delta(spark, snapshot.locations[0], snapshot.version)
@@ -131,7 +140,7 @@ def _with_addresses(frame: DataFrame, snapshot: Snapshot) -> DataFrame:
     metadata = frame.metadataColumn("_metadata")
     second = (
         metadata.getField("row_index").alias(ROW_COL)
-        if snapshot.format in _WITH_ROW_INDEX
+        if snapshot.format in WITH_ROW_INDEX
         else metadata.getField("file_block_start").alias(BLOCK_COL)
     )
     addressed = frame.select("*", metadata.getField("file_path").alias(FILE_COL), second)
@@ -186,7 +195,7 @@ def _reader(spark: SparkSession, snapshot: Snapshot) -> Any:
     if snapshot.format in _MAY_BE_MALFORMED:
         schema.add(CORRUPT_COL, StringType())
         reader = reader.option("columnNameOfCorruptRecord", CORRUPT_COL).option("mode", "PERMISSIVE")
-    elif snapshot.format in _WITH_ROW_INDEX:
+    elif snapshot.format in WITH_ROW_INDEX:
         reader = reader.options(**_PARQUET_OPTIONS)
     return reader.schema(schema).options(**dict(snapshot.options), **_WHOLE_FILES)
 

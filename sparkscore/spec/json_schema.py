@@ -129,7 +129,10 @@ _KEYS: dict[str, dict[str, str]] = {
     },
     "Quarantine": {
         "location": "default: inside the ledger",
-        "payload": "what is kept of the fed columns: none, hash or plain",
+        "payload": "what is kept of the fed columns and keys: none, hash, encrypted or plain",
+        "key": "the name of the key that encrypts: env:NAME or file:/path",
+        "deny": "columns that no payload holds",
+        "keep_days": "days until a bad row expires",
     },
 }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from pathlib import Path
 
 import pytest
+from pyspark.errors import PySparkException
 
 from sparkscore.errors import ModelError, SparkscoreError, error, from_text
 from sparkscore.spark.failures import from_spark, mapped
@@ -196,3 +199,25 @@ def test_an_error_of_ours_comes_back_out_of_sparks_text_with_its_place() -> None
     assert (found.code, found.message, found.fix) == (ours.code, ours.message, ours.fix)
     assert found.context == {"row": "3", "run": "r1"}
     assert from_text("no code here") is None
+
+
+SECRETS = "fs.s3a.secret.key=cnry1 at s3a://AKIA:cnry2@lake/x for cnry3@example.org, card 4111 1111 1111 1111"
+
+
+@pytest.mark.parametrize("before", ["java.lang.Odd: ", "FileNotFoundException: file ", "AccessDenied: "])
+def test_a_text_with_secrets_is_told_and_chained_without_them(before: str) -> None:
+    with pytest.raises(SparkscoreError) as caught, mapped(None):
+        raise PySparkException(before + SECRETS)
+    told = "".join(traceback.format_exception(caught.value))
+    assert not re.search("cnry|4111", told), told
+    assert "fs.s3a.secret.key=#" in told
+    assert "lake/x" in told
+
+
+def test_the_exception_of_a_cast_which_quotes_the_row_is_not_chained_and_a_harmless_one_is() -> None:
+    with pytest.raises(SparkscoreError, match="SPS-PREPARE") as caught, mapped(None):
+        raise PySparkException("org.apache.spark.SparkNumberFormatException: [CAST_INVALID_INPUT] The value 'cnry' of")
+    assert "cnry" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(SparkscoreError) as caught, mapped(None):
+        raise PySparkException("[PATH_NOT_FOUND] Path does not exist: file:/in.")
+    assert type(caught.value.__cause__) is PySparkException

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from sparkscore.runtime.redaction import PATTERN
 from sparkscore.spark import sessions
+from sparkscore.spark.redaction import REDACTION_CONF, log_settings
 
 
 @pytest.fixture
@@ -50,7 +54,25 @@ def test_a_jvm_whose_collector_is_chosen_gets_no_second_one(
     made: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions.local_session(conf={"spark.driver.extraJavaOptions": "-XX:+UseG1GC"})
-    assert made[0]["spark.driver.extraJavaOptions"] == "-XX:+UseG1GC"
+    assert made[0]["spark.driver.extraJavaOptions"].endswith(" -XX:+UseG1GC")
+    assert "UseParallelGC" not in made[0]["spark.driver.extraJavaOptions"]
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseSerialGC")
     sessions.local_session()
-    assert "spark.driver.extraJavaOptions" not in made[1]
+    assert "GC" not in made[1]["spark.driver.extraJavaOptions"]
+
+
+def test_a_session_of_ours_keeps_secrets_out_of_sparks_event_log_and_rows_out_of_its_log_lines(
+    made: list[dict[str, str]],
+) -> None:
+    sessions.local_session()
+    assert REDACTION_CONF.items() <= made[0].items()
+    (option,) = (o for o in made[0]["spark.driver.extraJavaOptions"].split() if "log4j2" in o)
+    assert option == f"-Dlog4j2.configurationFile={log_settings().resolve().as_uri()}"
+    log, submit = (_properties(log_settings().parent / n) for n in (log_settings().name, "spark-redaction.properties"))
+    assert log["appender.console.layout.replace.regex"] == rf"'[^'\n]*'|{PATTERN}"
+    assert submit == REDACTION_CONF
+
+
+def _properties(file: Path) -> dict[str, str]:
+    lines = (line.partition(" = ") for line in file.read_text().splitlines() if not line.startswith("#"))
+    return {key: value.replace("\\\\", "\\") for key, _, value in lines}

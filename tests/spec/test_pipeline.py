@@ -374,6 +374,8 @@ def test_an_unknown_key_is_answered_with_the_near_one(changes: dict[str, Any], a
         ({"sink": {"format": "delta", "location": "/a", "mode": "merge"}}, "sink.mode", "'merge'"),
         ({"sink": {"format": "delta", "location": "/a", "options": {"txnVersion": 1}}}, "sink.options", "'txnVersion'"),
         ({"quarantine": {"payload": "all"}}, "quarantine.payload", "'all'"),
+        ({"quarantine": {"keep_days": 0}}, "quarantine.keep_days", "number 0"),
+        ({"quarantine": {"keep_days": 40_000}}, "quarantine.keep_days", "less than or equal to 36500"),
         ({"quarantine": {"location": "/out/scores/bad"}}, "quarantine.location", "beside the sink"),
         ({"ledger": "/out/scores"}, "ledger", "beside the sink"),
         ({"ledger": "/out/scores/_ledger"}, "ledger", "beside the sink"),
@@ -409,7 +411,6 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
         ({"sink": {"format": "delta", "table": "a.b"}}, "sink.table"),
         ({"sink": {"format": "delta", "location": "/a", "mode": "overwrite"}}, "sink.mode"),
         ({"sink": {"format": "delta", "location": "/a", "publish": "atomic"}}, "sink.publish"),
-        ({"quarantine": {"payload": "encrypted"}}, "quarantine.payload"),
     ],
     ids=str,
 )
