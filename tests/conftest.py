@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.postgres import PASSWORD, Postgres, driver, postgres
 from tests.servers import S3Server, s3_server
 
 if TYPE_CHECKING:
@@ -26,8 +27,18 @@ def _quick_java() -> None:
     os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _jdbc_driver() -> None:
+    """Give every session of the tests, in processes that they start too, the driver of PostgreSQL."""
+    jar = driver()
+    if jar is not None:
+        os.environ["SPARKSCORE_JARS"] = str(jar)
+
+
 @pytest.fixture(scope="session")
-def _session(tmp_path_factory: pytest.TempPathFactory, _own_cache: None, _quick_java: None) -> Iterator[SparkSession]:
+def _session(
+    tmp_path_factory: pytest.TempPathFactory, _own_cache: None, _quick_java: None, _jdbc_driver: None
+) -> Iterator[SparkSession]:
     from sparkscore.spark.sessions import local_session
 
     warehouse = tmp_path_factory.mktemp("warehouse")
@@ -59,3 +70,17 @@ def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in _s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return _s3_server
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def pg(_postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
+    """The server, empty, with its password where `source.credentials` of the tests refers to."""
+    monkeypatch.setenv("TX_PASSWORD", PASSWORD)
+    _postgres.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public;")
+    return _postgres

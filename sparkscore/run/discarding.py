@@ -11,6 +11,7 @@ from sparkscore.ledger.fold import quarantine_of
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run import folding
+from sparkscore.run.copying import remove_inputs
 from sparkscore.run.environment import versions
 from sparkscore.run.proof import gap, recorded_proofs
 from sparkscore.spark.commit import discard
@@ -51,4 +52,5 @@ def discard_run(
         if newest_version(spark, quarantine) is not None:
             spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
         events.write("run_discarded", exit_code=0)
+        remove_inputs(store, run_id)
         folding.fold_run(spark, store, run_id)

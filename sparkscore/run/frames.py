@@ -23,9 +23,11 @@ __all__ = ["needed_columns", "plan_names", "prepared", "prepared_schema", "scori
 def prepared(spark: SparkSession, snapshot: Snapshot, pipeline: Any, paths: Sequence[str] | None = None) -> DataFrame:
     """Read files of the source with their addresses, and apply `source.where` and `prepare`.
 
-    A column `_ss`, which a table that was scored before has, is left out; the run records that as an event.
+    A column `_ss`, which a table that was scored before has, is left out; the run records that as an event. What was
+    copied is what `source.where` left.
     """
-    frame = apply_where(read_files(spark, snapshot, paths), pipeline.source.where)
+    where = None if snapshot.copy else pipeline.source.where
+    frame = apply_where(read_files(spark, snapshot, paths), where)
     if "_ss" in frame.columns:
         frame = frame.drop("_ss")
     return apply_steps(frame, pipeline.prepare)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ __all__ = [
     "local_path",
     "read_bytes",
     "read_chunks",
+    "remove_folder",
     "s3_endpoint",
     "s3_region",
     "stat",
@@ -130,6 +131,13 @@ def write_bytes(uri: str, data: bytes) -> None:
             handle.create_dir(str(Path(path).parent), recursive=True)
         with handle.open_output_stream(path, compression=None) as sink:
             sink.write(data)
+
+
+def remove_folder(uri: str) -> None:
+    """Remove a folder with all that is in it; one that is not there is removed."""
+    handle, path = filesystem(uri)
+    with suppress(FileNotFoundError), _mapped(uri):
+        handle.delete_dir(path)
 
 
 def stat(uris: Sequence[str]) -> list[FileStat | None]:

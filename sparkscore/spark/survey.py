@@ -1,7 +1,7 @@
 """A look at every input file before the plan is written: its size, its time, its rows, and the columns it lacks.
 
-Footers of Parquet and ORC are read by the executors in one job, files of lines are only listed, a file that is a row is
-one, and a Delta table whose files do not hold the whole truth is asked for its live rows per file.
+Footers of Parquet and ORC and headers of Avro are read by the executors in one job, files of lines are only listed, a
+file that is a row is one, and a Delta table whose files do not hold the whole truth is asked for its live rows a file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
+from sparkscore.spark.avro import avro_columns
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sources import Snapshot, read_files
 from sparkscore.spec.scoring import FILE_COL
@@ -35,6 +36,8 @@ _RESULT = pa.schema(
 )
 _FILES_PER_TASK = 64
 _Columns = tuple[tuple[str, str], ...]  # names and kinds
+# A file's rows, None where it cannot tell, and its columns' kinds, None where Spark will tell.
+_Read = Callable[[Any], tuple[int | None, dict[str, str | None]]]
 # Spark has no unsigned integers, and reads Parquet's as the next type that holds them all.
 _SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "decimal128(20, 0)"}
 
@@ -52,7 +55,7 @@ class Look:
 class _Footers:
     """Worker side: reads footers, and compares the needed columns with each file's own."""
 
-    def __init__(self, read: Callable[[Any], tuple[int, pa.Schema]], needed: _Columns, absent_is_null: bool) -> None:
+    def __init__(self, read: _Read, needed: _Columns, absent_is_null: bool) -> None:
         self._read = read
         self._needed = needed
         self._absent_is_null = absent_is_null
@@ -72,20 +75,20 @@ class _Footers:
         filesystem, bare = files.filesystem(path)
         try:
             with filesystem.open_input_file(bare) as source:
-                rows, schema = self._read(source)
+                rows, kinds = self._read(source)
         except (pa.ArrowException, OSError) as cause:
             return *facts, None, "SPS-DATA-FILE", str(cause).splitlines()[0][:200]
-        problem = self._column_problem(schema)
+        problem = self._column_problem(kinds)
         return *facts, rows, "SPS-DATA-COLUMN" if problem else None, problem
 
-    def _column_problem(self, schema: pa.Schema) -> str | None:
-        by_name = {f.name.lower(): f.type for f in schema}
+    def _column_problem(self, kinds: dict[str, str | None]) -> str | None:
+        by_name = {name.lower(): kind for name, kind in kinds.items()}
         for name, kind in self._needed:
-            found = by_name.get(name.lower())
-            if found is None and not self._absent_is_null:
+            if name.lower() not in by_name and not self._absent_is_null:
                 return f"column {name} ({kind}) is absent"
-            if found is not None and _kind(found) != kind:
-                return f"column {name} is {_kind(found)}, planned as {kind}"
+            found = by_name.get(name.lower())
+            if found is not None and found != kind:
+                return f"column {name} is {found}, planned as {kind}"
         return None
 
 
@@ -106,6 +109,8 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     RecordError
         `SPS-DATA-FILE`, `SPS-DATA-GONE` or `SPS-DATA-COLUMN`, naming the first files and how many there are.
     """
+    if snapshot.rows is not None:
+        return []  # which says how many there are once they are copied
     if snapshot.route == "delta":
         return _live_rows(spark, snapshot)
     if snapshot.format in ("csv", "json", "text", "binaryFile"):
@@ -116,8 +121,8 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     in_folders = {part.split("=", 1)[0].lower() for p in paths for part in p.split("/")[:-1] if "=" in part}
     types = {f.name: _kind(f.type) for f in arrow_schema(snapshot.struct)}
     columns = tuple((n, types[n]) for n in needed if n in types and n.lower() not in in_folders)
-    read = _orc_footer if snapshot.format == "orc" else _parquet_footer
-    footers = _Footers(read, columns, absent_is_null=snapshot.format == "delta")
+    read: dict[str, _Read] = {"orc": _orc_footer, "avro": _avro_header}
+    footers = _Footers(read.get(snapshot.format, _parquet_footer), columns, absent_is_null=snapshot.format == "delta")
     tasks = max(1, -(-len(paths) // _FILES_PER_TASK))
     frame = spark.createDataFrame([(p,) for p in paths], "path string").repartition(tasks)
     found = frame.mapInArrow(footers, spark_schema(_RESULT)).collect()
@@ -139,18 +144,26 @@ def changed_since(planned: Sequence[Look | Any]) -> str | None:
     return None
 
 
-def _parquet_footer(source: Any) -> tuple[int, pa.Schema]:
+def _parquet_footer(source: Any) -> tuple[int, dict[str, str | None]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(source) as parquet:
-        return parquet.metadata.num_rows, parquet.schema_arrow
+        return parquet.metadata.num_rows, _kinds(parquet.schema_arrow)
 
 
-def _orc_footer(source: Any) -> tuple[int, pa.Schema]:
+def _orc_footer(source: Any) -> tuple[int, dict[str, str | None]]:
     from pyarrow import orc
 
     file = orc.ORCFile(source)
-    return file.nrows, file.schema
+    return file.nrows, _kinds(file.schema)
+
+
+def _avro_header(source: Any) -> tuple[None, dict[str, str | None]]:
+    return None, dict.fromkeys(avro_columns(source))
+
+
+def _kinds(schema: pa.Schema) -> dict[str, str | None]:
+    return {f.name: _kind(f.type) for f in schema}
 
 
 def _listed(path: str, stat: Any, rows: int | None) -> Look:
