@@ -27,9 +27,9 @@ def _quick_java() -> None:
     os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def _jdbc_driver() -> None:
-    """Give every session of the tests, in processes that they start too, the driver of PostgreSQL."""
+    """Give the Spark sessions of the tests, in processes that they start too, the driver of PostgreSQL."""
     jar = driver()
     if jar is not None:
         os.environ["SPARKSCORE_JARS"] = str(jar)
@@ -73,7 +73,7 @@ def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 @pytest.fixture(scope="session")
-def _postgres() -> Iterator[Postgres]:
+def _postgres(_jdbc_driver: None) -> Iterator[Postgres]:
     with postgres() as server:
         yield server
 

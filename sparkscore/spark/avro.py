@@ -11,18 +11,13 @@ _MAGIC = b"Obj\x01"
 _HEADER_BYTES = 4 << 20  # far beyond the schema of thousands of columns
 
 
-def avro_columns(source: Any) -> list[str]:
-    """Name the top-level columns of the schema that an Avro file was written with.
+def avro_columns(source: Any) -> list[str] | None:
+    """Name the top-level columns of the schema that an Avro file was written with; None when it is not a whole header.
 
     Parameters
     ----------
     source : binary file
         At its begin.
-
-    Raises
-    ------
-    OSError
-        When it does not begin as an Avro file.
 
     Notes
     -----
@@ -31,7 +26,7 @@ def avro_columns(source: Any) -> list[str]:
     """
     data = source.read(_HEADER_BYTES)
     if data[:4] != _MAGIC:
-        raise OSError("the file does not begin as an Avro file")
+        return None
     try:
         schema: dict[str, Any] = {}
         at = 4
@@ -46,8 +41,8 @@ def avro_columns(source: Any) -> list[str]:
                 value, at = _bytes(data, at)
                 schema = json.loads(value) if key == b"avro.schema" else schema
         return [str(field["name"]) for field in schema["fields"]]
-    except (IndexError, KeyError, TypeError, ValueError) as cause:
-        raise OSError("the file's Avro header is damaged") from cause
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _long(data: bytes, at: int) -> tuple[int, int]:

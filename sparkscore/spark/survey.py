@@ -159,7 +159,10 @@ def _orc_footer(source: Any) -> tuple[int, dict[str, str | None]]:
 
 
 def _avro_header(source: Any) -> tuple[None, dict[str, str | None]]:
-    return None, dict.fromkeys(avro_columns(source))
+    columns = avro_columns(source)
+    if columns is None:
+        raise pa.ArrowInvalid("it does not begin as a whole Avro file")
+    return None, dict.fromkeys(columns)
 
 
 def _kinds(schema: pa.Schema) -> dict[str, str | None]:

@@ -14,7 +14,8 @@ from tests.run.conftest import delta_rows, write_rows
 
 pytestmark = pytest.mark.spark
 
-TX = "CREATE TABLE tx AS SELECT i::bigint AS id, 1::float4 AS a, 2::float4 AS b, 3::float4 AS c FROM generate_series(0, 9) i;"
+TX = """CREATE TABLE tx AS SELECT i::bigint AS id, 1::float4 AS a, 2::float4 AS b, 3::float4 AS c
+FROM generate_series(0, 9) AS i;"""
 
 
 def refusal(call: Callable[[], Any]) -> SparkscoreError:

@@ -108,10 +108,6 @@ def source(**keys: Any) -> dict[str, Any]:
     return {"format": "parquet", "location": "/in"} | keys
 
 
-def jdbc(options: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
-    return {"format": "jdbc", "options": {"url": "jdbc:x://h/d", "dbtable": "t", **(options or {})}} | keys
-
-
 # -- what is read ----------------------------------------------------------------------------------------
 
 
@@ -248,9 +244,6 @@ def test_a_required_key_that_is_missing_is_named(key: str) -> None:
     ("changes", "at"),
     [
         ({"source": {"format": "parquet"}}, "source"),
-        ({"source": {"location": "/a"}}, "source"),
-        ({"source": {"format": "jdbc", "options": {"url": "jdbc:x://h/d"}}}, "source"),
-        ({"source": jdbc(options={"query": "SELECT 1"})}, "source"),
         ({"source": {"format": "csv", "location": "/a"}}, "source"),
         ({"source": {"format": "json", "location": "/a", "options": {"inferSchema": "false"}}}, "source"),
         ({"model": {}}, "model.uri"),
@@ -265,25 +258,6 @@ def test_a_required_key_that_is_missing_is_named(key: str) -> None:
 def test_a_missing_key_inside_says_where(changes: dict[str, Any], at: str) -> None:
     failure = refusal(**changes)
     assert (failure.code, failure.context["at"]) == ("SPS-SPEC-KEY", at)
-
-
-@pytest.mark.parametrize(
-    ("written", "read", "has_files"),
-    [
-        ({"format": "CSV", "location": "/in", "schema": "a int"}, "csv", True),
-        ({"format": "BinaryFile", "location": "/in"}, "binaryFile", True),
-        ({"format": "avro", "location": "/in"}, "avro", True),
-        ({"format": "mongodb", "options": {"collection": "tx"}}, "mongodb", False),
-        ({"format": "delta", "table": "lake.tx", "version": 3}, "delta", False),
-        ({"table": "lake.tx"}, None, False),
-    ],
-    ids=str,
-)
-def test_a_source_is_a_format_in_any_case_with_a_place_or_a_table(
-    written: dict[str, Any], read: str | None, has_files: bool
-) -> None:
-    found = load(source=written).source
-    assert (found.format, found.has_files) == (read, has_files)
 
 
 @pytest.mark.parametrize("options", [{"inferSchema": True}, {"INFERSCHEMA": "true"}])
@@ -327,16 +301,6 @@ def test_an_unknown_key_is_answered_with_the_near_one(changes: dict[str, Any], a
         ({"name": "a b"}, "name", "'a b'"),
         ({"name": ""}, "name", "''"),
         ({"source": "/in"}, "source", "Expected a mapping (key: value), got text '/in'"),
-        ({"source": source(format="com.databricks.spark.csv")}, "source.format", "a class of Spark's"),
-        ({"source": source(format="org.apache.spark.sql.avro.AvroFileFormat")}, "source.format", "a class of Spark's"),
-        ({"source": source(table="a.b")}, "source", "location beside it"),
-        ({"source": {"table": "a.b", "options": {"x": "1"}}}, "source", "options beside it"),
-        ({"source": {"table": "a.b", "credentials": {"x": "env:X"}}}, "source", "credentials"),
-        ({"source": source(credentials={"key": "env:KEY"})}, "source", "credentials"),
-        ({"source": jdbc(credentials={"password": "hunter2"})}, "source.credentials", "a reference to a secret"),
-        ({"source": jdbc(credentials={"user": "env:X"}, options={"USER": "me"})}, "source", "'user' in options or in"),
-        ({"source": jdbc(location="/in")}, "source", "no location with format jdbc"),
-        ({"source": jdbc(schema="a int")}, "source", "no schema with format jdbc"),
         ({"source": source(location=[])}, "source.location", "list []"),
         ({"source": source(location=5)}, "source.location", "number 5"),
         ({"source": source(location=["/a", 5])}, "source.location[1]", "number 5"),
