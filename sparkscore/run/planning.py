@@ -22,6 +22,7 @@ from sparkscore.runtime.models import PinnedModel
 from sparkscore.runtime.session import read_signature
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.commit import check_sink
+from sparkscore.spark.delta_log import DeltaTable
 from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.rows import rounded_columns
 from sparkscore.spark.schemas import arrow_schema
@@ -101,6 +102,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "keys": list(job.scoring.keys),
         "where_steps": {str(i): name for i, name in where_steps(pipeline.prepare).items()},
         "sink": pipeline.sink.location,
+        "sink_keys": pipeline.sink.model_dump(mode="json", exclude_defaults=True),
         "quarantine": quarantine_location(pipeline),
         "balance_basis": basis,
         "planned_rows": None if basis == "receipt" else sum(u.rows or 0 for u in units),
@@ -121,7 +123,7 @@ def assert_sink(spark: SparkSession, job: Bound) -> None:
     """
     sink, schema = job.pipeline.sink, sink_schema(spark, job)
     _assert_partitions(sink.partition_by, schema)
-    check_sink(spark, sink.location, schema, sink.partition_by)
+    check_sink(spark, DeltaTable(sink.location), schema, sink.partition_by)
 
 
 def assert_same(pipeline: Any, plan: Plan) -> None:
