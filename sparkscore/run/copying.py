@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.events import read_events
 from sparkscore.ledger.store import Store
-from sparkscore.run.frames import needed_columns
+from sparkscore.run.frames import needed_columns, top_level
 from sparkscore.run.planning import Bound, assert_sink
 from sparkscore.runtime import files
 from sparkscore.spark.prepare import apply_where
@@ -57,8 +57,9 @@ def copied(spark: SparkSession, store: Store, job: Bound, run_id: str, say: Call
     started = datetime.now(UTC)
     folder = f"{store.root}/inputs/{run_id}/{started:{_STAMP}}-{uuid.uuid4().hex[:8]}"
     say(f"copying {rows.name} to {folder}: {rows.reason}")
-    with rows.mapped(spark, dict(job.pipeline.expressions())), interruptible(spark):
-        frame = _needed(apply_where(rows.frame(spark), job.pipeline.source.where), job)
+    where = job.pipeline.source.where
+    with rows.mapped(spark, {"source.where": where} if where else {}), interruptible(spark):
+        frame = _needed(apply_where(rows.frame(spark), where), job)
         copy_rows(frame, folder)
     snapshot, paths = pin_copy(spark, job.snapshot, folder, frame.schema, started.isoformat(timespec="seconds"))
     return replace(job, snapshot=snapshot, paths=tuple(sorted(paths)))
@@ -89,8 +90,8 @@ def _needed(frame: DataFrame, job: Bound) -> DataFrame:
     """Select the columns that the pipeline names, so that a wide table is not copied for a few of its columns."""
     wanted = {name.lower() for name in needed_columns(job.snapshot, job.pipeline, job.scoring)}
     for step in job.pipeline.prepare:
-        for reference in (*(step.select or ()), *(step.drop or ()), *(step.rename or ())):
-            wanted |= {reference.lower(), reference.split(".", 1)[0].strip("`").lower()}
+        for reference in (*(step.select or ()), *(step.drop or ())):
+            wanted |= top_level(reference)
     chosen = [name for name in frame.columns if name.lower() in wanted or name == "_ss"] or frame.columns[:1]
     return frame.selectExpr(*(selected((name,)) for name in chosen))
 

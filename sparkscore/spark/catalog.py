@@ -93,7 +93,8 @@ def _facts(spark: SparkSession, name: str) -> dict[str, Any]:
     from pyspark.errors import AnalysisException, ParseException
 
     try:
-        found: dict[str, Any] = json.loads(spark.sql(f"DESCRIBE TABLE EXTENDED {name} AS JSON").collect()[0][0])
+        told = json.loads(spark.sql(f"DESCRIBE TABLE EXTENDED {name} AS JSON").collect()[0][0])
+        found: dict[str, Any] = {"storage_properties": {}, **told}
     except (AnalysisException, ParseException):
         rows = [(row[0], row[1]) for row in spark.sql(f"DESCRIBE TABLE EXTENDED {name}").collect()]
         details = rows[rows.index((_DETAILS, "")) :] if (_DETAILS, "") in rows else []

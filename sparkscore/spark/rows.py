@@ -141,22 +141,23 @@ class Rows:
         text = str(cause)
         # What a driver says of a connection is the cause of Spark's error, and no part of its text.
         said = f"{text.splitlines()[0] if text else ''}; {_cause_of(cause)}" if "FAILED_JDBC" in text else ""
+        failure = from_spark(cause, expressions, source=self.name)
+        # Before a row is read, Spark's own words hold none of its values.
+        got = said or (failure.message.partition(" Got ")[2] if opening else _without_values(text))
+        got = got[:400].rstrip(". ")
         for pattern, code, expected, fix in _RULES:
             if re.search(pattern, said or text):
-                got = said or _without_values(text)
-                return error(code, f"Expected {expected}. Got {got[:400].rstrip('. ')}.", fix, source=self.name)
+                return error(code, f"Expected {expected}. Got {got}.", fix, source=self.name)
         if re.search(r"DATA_SOURCE_NOT_FOUND|Failed to find data source", text):
             return self._unknown_format()
-        failure = from_spark(cause, expressions, source=self.name)
         if failure.code != "SPS-FAILED" and (failure.code != "SPS-PREPARE" or expressions):
             return failure
         if opening:
             fix = "Check the format's options; see its own documentation."
-            got = failure.message.partition(" Got ")[2]
-            return error("SPS-ENV-SOURCE", f"Expected a source that Spark can open. Got {got}", fix, source=self.name)
+            return error("SPS-ENV-SOURCE", f"Expected a source that Spark can open. Got {got}.", fix, source=self.name)
         return error(
             "SPS-DATA-SOURCE",
-            f"Expected each row of the source to be readable. Got {_without_values(text)}.",
+            f"Expected each row of the source to be readable. Got {got}.",
             "Cast the column or leave the row out: in options.query of a database, in a view, or at the source.",
             source=self.name,
         )

@@ -29,7 +29,7 @@ def refusal(call: Callable[[], Any]) -> SparkscoreError:
 @pytest.mark.parametrize(
     ("changes", "code", "exit_code", "says"),
     [
-        ({"dbtable": "txx"}, "SPS-ENV-SOURCE", 4, "options.dbtable"),
+        ({"dbtable": "txx"}, "SPS-ENV-SOURCE", 4, 'relation "txx" does not exist'),
         ({"dbtable": None, "query": "SELECT nothing FROM tx"}, "SPS-ENV-SOURCE", 4, "options.query"),
         ({"dbtable": None, "query": "SELECT id, a, id FROM tx"}, "SPS-SPEC-COLUMN", 2, "`id`"),
         ({"user": "nobody_of_this_name"}, "SPS-ENV-ACCESS", 4, "authentication failed"),
@@ -119,7 +119,7 @@ def test_a_value_that_spark_cannot_read_ends_the_copy_without_being_told(
         ({"table": "lake tx; DROP TABLE lake.tx"}, "SPS-SPEC-VALUE", "the name of a table"),
         ({"table": "lake.tx", "format": "delta"}, "SPS-SPEC-VALUE", "Got csv"),
         ({"table": "lake.tx", "version": 1}, "SPS-SPEC-VALUE", "only for a Delta table"),
-        ({"table": "lake.dropping"}, "SPS-SPEC-VALUE", "DROPMALFORMED"),
+        ({"table": "lake.dropping"}, "SPS-SPEC-VALUE", "Option 'mode' is refused"),
         ({"table": "lake.intervals"}, "SPS-SPEC-TYPE", "i of type interval"),
         ({"format": "parqet", "location": "/in"}, "SPS-SPEC-VALUE", "Did you mean 'parquet'"),
         ({"format": "mongodb", "options": {"collection": "tx"}}, "SPS-ENV-PACKAGE", "SPARKSCORE_JARS"),
