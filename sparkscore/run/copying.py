@@ -115,7 +115,7 @@ def _is_in_use(store: Store, run_id: str, folder: str, before: datetime) -> bool
 def _removed(store: Store, folder: str) -> Sequence[str]:
     place = f"{store.root}/{folder}"
     try:
-        files.remove_folder(place)
+        files.delete_folder(place)
     except SparkscoreError as refusal:
         _log.warning("the copy %s could not be removed: %s", place, refusal)
         return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileStat",
+    "delete_folder",
     "filesystem",
     "is_s3",
     "list_files",
     "local_path",
     "read_bytes",
     "read_chunks",
-    "remove_folder",
     "s3_endpoint",
     "s3_region",
     "stat",
@@ -133,11 +133,14 @@ def write_bytes(uri: str, data: bytes) -> None:
             sink.write(data)
 
 
-def remove_folder(uri: str) -> None:
-    """Remove a folder with all that is in it; one that is not there is removed."""
+def delete_folder(uri: str) -> None:
+    """Delete a folder with all that is in it; one that is not there is no error."""
+    from pyarrow import fs
+
     handle, path = filesystem(uri)
-    with suppress(FileNotFoundError), _mapped(uri):
-        handle.delete_dir(path)
+    with _mapped(uri):
+        if handle.get_file_info(path).type == fs.FileType.Directory:
+            handle.delete_dir(path)
 
 
 def stat(uris: Sequence[str]) -> list[FileStat | None]:

@@ -1,14 +1,30 @@
-"""The columns of an Avro file, from its header: Spark reads one that a file lacks as nulls, without a word."""
+"""The columns of an Avro file, by its header, in workers: Spark reads one that a file lacks as silent nulls."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-__all__ = ["avro_columns"]
+import pyarrow as pa
+
+__all__ = ["avro_columns", "avro_header"]
 
 _MAGIC = b"Obj\x01"
 _HEADER_BYTES = 4 << 20  # far beyond the schema of thousands of columns
+
+
+def avro_header(source: Any) -> tuple[None, pa.Schema]:
+    """Give the columns of an Avro file without their types, which Spark compares itself; their number is not known.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        When the file does not begin as an Avro file.
+    """
+    columns = avro_columns(source)
+    if columns is None:
+        raise pa.ArrowInvalid("it does not begin as a whole Avro file")
+    return None, pa.schema([(name, pa.null()) for name in columns])
 
 
 def avro_columns(source: Any) -> list[str] | None:

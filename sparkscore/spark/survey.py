@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
-from sparkscore.spark.avro import avro_columns
+from sparkscore.spark.avro import avro_header
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sources import Snapshot, read_files
 from sparkscore.spec.scoring import FILE_COL
@@ -36,8 +36,7 @@ _RESULT = pa.schema(
 )
 _FILES_PER_TASK = 64
 _Columns = tuple[tuple[str, str], ...]  # names and kinds
-# A file's rows, None where it cannot tell, and its columns' kinds, None where Spark will tell.
-_Read = Callable[[Any], tuple[int | None, dict[str, str | None]]]
+_Read = Callable[[Any], tuple[int | None, pa.Schema]]  # a column whose type is null: Spark will tell
 # Spark has no unsigned integers, and reads Parquet's as the next type that holds them all.
 _SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "decimal128(20, 0)"}
 
@@ -75,20 +74,20 @@ class _Footers:
         filesystem, bare = files.filesystem(path)
         try:
             with filesystem.open_input_file(bare) as source:
-                rows, kinds = self._read(source)
+                rows, schema = self._read(source)
         except (pa.ArrowException, OSError) as cause:
             return *facts, None, "SPS-DATA-FILE", str(cause).splitlines()[0][:200]
-        problem = self._column_problem(kinds)
+        problem = self._column_problem(schema)
         return *facts, rows, "SPS-DATA-COLUMN" if problem else None, problem
 
-    def _column_problem(self, kinds: dict[str, str | None]) -> str | None:
-        by_name = {name.lower(): kind for name, kind in kinds.items()}
+    def _column_problem(self, schema: pa.Schema) -> str | None:
+        by_name = {f.name.lower(): f.type for f in schema}
         for name, kind in self._needed:
-            if name.lower() not in by_name and not self._absent_is_null:
-                return f"column {name} ({kind}) is absent"
             found = by_name.get(name.lower())
-            if found is not None and found != kind:
-                return f"column {name} is {found}, planned as {kind}"
+            if found is None and not self._absent_is_null:
+                return f"column {name} ({kind}) is absent"
+            if found is not None and not pa.types.is_null(found) and _kind(found) != kind:
+                return f"column {name} is {_kind(found)}, planned as {kind}"
         return None
 
 
@@ -121,8 +120,10 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     in_folders = {part.split("=", 1)[0].lower() for p in paths for part in p.split("/")[:-1] if "=" in part}
     types = {f.name: _kind(f.type) for f in arrow_schema(snapshot.struct)}
     columns = tuple((n, types[n]) for n in needed if n in types and n.lower() not in in_folders)
-    read: dict[str, _Read] = {"orc": _orc_footer, "avro": _avro_header}
-    footers = _Footers(read.get(snapshot.format, _parquet_footer), columns, absent_is_null=snapshot.format == "delta")
+    readers: dict[str, _Read] = {"orc": _orc_footer, "avro": avro_header}
+    footers = _Footers(
+        readers.get(snapshot.format, _parquet_footer), columns, absent_is_null=snapshot.format == "delta"
+    )
     tasks = max(1, -(-len(paths) // _FILES_PER_TASK))
     frame = spark.createDataFrame([(p,) for p in paths], "path string").repartition(tasks)
     found = frame.mapInArrow(footers, spark_schema(_RESULT)).collect()
@@ -144,29 +145,18 @@ def changed_since(planned: Sequence[Look | Any]) -> str | None:
     return None
 
 
-def _parquet_footer(source: Any) -> tuple[int, dict[str, str | None]]:
+def _parquet_footer(source: Any) -> tuple[int, pa.Schema]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(source) as parquet:
-        return parquet.metadata.num_rows, _kinds(parquet.schema_arrow)
+        return parquet.metadata.num_rows, parquet.schema_arrow
 
 
-def _orc_footer(source: Any) -> tuple[int, dict[str, str | None]]:
+def _orc_footer(source: Any) -> tuple[int, pa.Schema]:
     from pyarrow import orc
 
     file = orc.ORCFile(source)
-    return file.nrows, _kinds(file.schema)
-
-
-def _avro_header(source: Any) -> tuple[None, dict[str, str | None]]:
-    columns = avro_columns(source)
-    if columns is None:
-        raise pa.ArrowInvalid("it does not begin as a whole Avro file")
-    return None, dict.fromkeys(columns)
-
-
-def _kinds(schema: pa.Schema) -> dict[str, str | None]:
-    return {f.name: _kind(f.type) for f in schema}
+    return file.nrows, file.schema
 
 
 def _listed(path: str, stat: Any, rows: int | None) -> Look:
