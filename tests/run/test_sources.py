@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparkscore.ledger.plans import read_plan
-from sparkscore.ledger.store import LocalStore
-from sparkscore.run.discarding import discard_run
 from tests.postgres import Postgres
 from tests.run.conftest import delta_rows, expected_score, write_rows
 
@@ -112,16 +109,6 @@ def test_the_same_rows_get_the_same_scores_and_a_check_says_how_they_are_read(
     assert (inputs in bad["_ss"]["source_pointer"]) == (kind in COPIED) == ("copy" in header["input"])
     if kind in COPIED:
         assert (header["planned_rows"], header["balance_basis"]) == (ROWS, "footer")
-
-
-def test_a_run_that_is_taken_back_takes_its_copy_along(spark, pipeline, lake: Lake, tmp_path: Path) -> None:
-    pipeline(source=lake.view()).run(spark, run_id="r1")
-    store = LocalStore(tmp_path / "out_ledger")
-    assert store.names("inputs/r1")
-    plan = read_plan(store, "r1")
-    assert plan is not None
-    discard_run(spark, store, plan)
-    assert not store.names("inputs/r1")
 
 
 def _key_and_bits(row: dict[str, Any]) -> tuple[int, bytes | None]:
