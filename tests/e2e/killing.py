@@ -17,9 +17,10 @@ def kill_at(command: list[str], log: Path, committed: int, within_s: float) -> N
     kill_when(command, lambda: len(list(log.glob("*.json"))) >= committed, within_s)  # one commit a unit
 
 
-def kill_when(command: list[str], reached: Callable[[], bool], within_s: float) -> None:
-    """Start the run, and kill its driver once it has got so far."""
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def kill_when(command: list[str], reached: Callable[[], bool], within_s: float, *, jvm: bool = False) -> None:
+    """Start the run, and kill its driver once it has got so far; with its JVM, which else takes back what it was at."""
+    quiet = subprocess.DEVNULL
+    driver = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=jvm)
     try:
         deadline = time.monotonic() + within_s
         while not reached():
@@ -27,5 +28,5 @@ def kill_when(command: list[str], reached: Callable[[], bool], within_s: float) 
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
-        os.kill(driver.pid, signal.SIGKILL)
+        (os.killpg if jvm else os.kill)(driver.pid, signal.SIGKILL)
         driver.wait()

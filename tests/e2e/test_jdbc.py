@@ -34,7 +34,8 @@ def test_a_driver_that_dies_while_it_copies_and_while_it_scores_costs_and_double
     command = _command(tmp_path, pg.source(dbtable="slow", **parts))
     inputs = tmp_path / "ledger" / "inputs" / "r1"
 
-    kill_when(command, lambda: any(inputs.glob("*/_temporary/**/*.parquet")), within_s=200)
+    kill_when(command, lambda: any(inputs.glob("*/_temporary/**/*.parquet")), within_s=200, jvm=True)
+    assert any(inputs.glob("*/_temporary/**/*.parquet"))
     assert not (tmp_path / "ledger" / "plans").exists()
     kill_at(command, tmp_path / "out" / "_delta_log", 1, within_s=200)
     pg.sql("UPDATE tx SET a = -1; DELETE FROM tx WHERE id % 2 = 0; DROP VIEW slow")
