@@ -37,6 +37,9 @@ class Lake:
     def avro(self) -> dict[str, Any]:
         return {"format": "avro", "location": self.files("avro")}
 
+    def json(self) -> dict[str, Any]:
+        return {"format": "JSON", "location": self.files("json"), "schema": SCHEMA}  # as Spark takes it, in any case
+
     def xml(self) -> dict[str, Any]:
         options = {"rowTag": "row"}
         return {"format": "xml", "location": self.files("xml", **options), "schema": SCHEMA, "options": options}
@@ -83,7 +86,7 @@ def lake(spark, request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     spark.sql("DROP DATABASE lake CASCADE")
 
 
-FILES = ["avro", "delta_table", "parquet_table", "csv_table"]  # tests/run/test_formats.py has the others
+FILES = ["avro", "json", "delta_table", "parquet_table", "csv_table"]  # tests/run/test_formats.py has the others
 COPIED = ["jdbc", "view", "moved_table", "xml"]
 
 
