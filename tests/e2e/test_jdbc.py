@@ -15,7 +15,7 @@ import pytest
 import yaml
 from deltalake import DeltaTable
 
-from tests.e2e.killing import kill_at, kill_when
+from tests.e2e.killing import kill_at
 from tests.postgres import PASSWORD, Postgres
 from tests.run.conftest import expected_score, linear_model
 from tests.run.test_sources import ROWS_IN_SQL
@@ -25,20 +25,12 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(600)]
 ROWS, BAD = 20_000, 4_321
 
 
-def test_a_driver_that_dies_while_it_copies_and_while_it_scores_costs_and_doubles_no_row(
-    pg: Postgres, tmp_path: Path
-) -> None:
+def test_a_driver_that_is_killed_goes_on_with_the_rows_as_they_were_copied(pg: Postgres, tmp_path: Path) -> None:
     pg.sql(ROWS_IN_SQL.format(last=ROWS - 1, bad=BAD))
-    pg.sql("CREATE VIEW slow AS SELECT * FROM tx WHERE pg_sleep(0.0002) IS NOT NULL")  # a copy that can be caught
     parts = {"partitionColumn": "id", "lowerBound": "0", "upperBound": str(ROWS), "numPartitions": "4"}
-    command = _command(tmp_path, pg.source(dbtable="slow", **parts))
-    inputs = tmp_path / "ledger" / "inputs" / "r1"
-
-    kill_when(command, lambda: any(inputs.glob("*/_temporary/**/*.parquet")), within_s=200, jvm=True)
-    assert any(inputs.glob("*/_temporary/**/*.parquet"))
-    assert not (tmp_path / "ledger" / "plans").exists()
+    command = _command(tmp_path, pg.source(dbtable="tx", **parts))
     kill_at(command, tmp_path / "out" / "_delta_log", 1, within_s=200)
-    pg.sql("UPDATE tx SET a = -1; DELETE FROM tx WHERE id % 2 = 0; DROP VIEW slow")
+    pg.sql("UPDATE tx SET a = -1; DELETE FROM tx WHERE id % 2 = 0")
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -51,8 +43,8 @@ def test_a_driver_that_dies_while_it_copies_and_while_it_scores_costs_and_double
     )
     plan = json.loads((tmp_path / "ledger" / "plans" / "r1.json").read_text())
     assert (plan["planned_rows"], plan["balance_basis"]) == (ROWS, "footer")
-    assert plan["input"]["copy"]["of"]["options"]["dbtable"] == "slow"
-    assert len(list(inputs.iterdir())) == 2  # the torn copy, which no plan names, and the one that was scored
+    assert plan["input"]["copy"]["of"]["options"]["dbtable"] == "tx"
+    assert len(list((tmp_path / "ledger" / "inputs" / "r1").iterdir())) == 1
     told = done.stdout + done.stderr
     assert PASSWORD not in told
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and PASSWORD.encode() in p.read_bytes()]

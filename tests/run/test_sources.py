@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sparkscore.run import copying
 from tests.postgres import Postgres
 from tests.run.conftest import delta_rows, expected_score, write_rows
 
@@ -112,6 +113,25 @@ def test_the_same_rows_get_the_same_scores_and_a_check_says_how_they_are_read(
     assert (inputs in bad["_ss"]["source_pointer"]) == (kind in COPIED) == ("copy" in header["input"])
     if kind in COPIED:
         assert (header["planned_rows"], header["balance_basis"]) == (ROWS, "footer")
+
+
+def test_a_torn_copy_of_a_driver_that_died_is_never_read(
+    spark, pipeline, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, copy_rows = pipeline(source=lake.view()), copying.copy_rows
+
+    def dies(frame: Any, folder: str) -> None:
+        copy_rows(frame.limit(50), f"{folder}/_temporary/0")  # as a JVM that is killed leaves it (SPARK-29037)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(copying, "copy_rows", dies)
+    with pytest.raises(KeyboardInterrupt):
+        made.run(spark, run_id="r1")
+    assert not (tmp_path / "out_ledger" / "plans").exists()
+    monkeypatch.setattr(copying, "copy_rows", copy_rows)
+    assert made.run(spark, run_id="r1").summary().planned_rows == ROWS
+    assert Counter(delta_rows(tmp_path / "out")["id"].to_pylist()) == Counter(range(ROWS))
+    assert len(list((tmp_path / "out_ledger" / "inputs" / "r1").iterdir())) == 2
 
 
 def _key_and_bits(row: dict[str, Any]) -> tuple[int, bytes | None]:
