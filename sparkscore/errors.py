@@ -170,6 +170,7 @@ CODES: dict[str, Code] = {
     "SPS-DATA-GONE": Code(_R, Exit.DATA, "an input file that vanished after the plan"),
     "SPS-DATA-DRIFT": Code(_R, Exit.DATA, "an input file that changed after the plan"),
     "SPS-DATA-COLUMN": Code(_R, Exit.DATA, "a needed column absent from, or of another type in, a file"),
+    "SPS-DATA-SOURCE": Code(_R, Exit.DATA, "a row of a database, a view or the like that Spark cannot read"),
     "SPS-PREPARE": Code(_R, Exit.DATA, "a prepare expression that raised"),
     "SPS-LEDGER-GAP": Code(_R, Exit.DATA, "committed units that are not what the ledger says"),
     "SPS-TXN-SKIPPED": Code(_R, Exit.DATA, "a commit that Delta skipped as already done"),

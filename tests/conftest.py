@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.hdfs import HdfsServer, hdfs_server
+from tests.postgres import PASSWORD, Postgres, driver, postgres
 from tests.servers import S3Server, s3_server
 
 if TYPE_CHECKING:
@@ -28,7 +29,17 @@ def _quick_java() -> None:
 
 
 @pytest.fixture(scope="session")
-def _session(tmp_path_factory: pytest.TempPathFactory, _own_cache: None, _quick_java: None) -> Iterator[SparkSession]:
+def _jdbc_driver() -> None:
+    """Give the Spark sessions of the tests, in processes that they start too, the driver of PostgreSQL."""
+    jar = driver()
+    if jar is not None:
+        os.environ["SPARKSCORE_JARS"] = str(jar)
+
+
+@pytest.fixture(scope="session")
+def _session(
+    tmp_path_factory: pytest.TempPathFactory, _own_cache: None, _quick_java: None, _jdbc_driver: None
+) -> Iterator[SparkSession]:
     from sparkscore.spark.sessions import local_session
 
     warehouse = tmp_path_factory.mktemp("warehouse")
@@ -74,3 +85,17 @@ def hdfs(_hdfs_server: HdfsServer, monkeypatch: pytest.MonkeyPatch) -> HdfsServe
     for name, value in _hdfs_server.environment.items():
         monkeypatch.setenv(name, value)
     return _hdfs_server
+
+
+@pytest.fixture(scope="session")
+def _postgres(_jdbc_driver: None) -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def pg(_postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
+    """The server, empty, with its password where `source.credentials` of the tests refers to."""
+    monkeypatch.setenv("TX_PASSWORD", PASSWORD)
+    _postgres.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public;")
+    return _postgres

@@ -20,6 +20,7 @@ from sparkscore.ledger.plans import Plan, Unit, read_plan, write_plan
 from sparkscore.ledger.store import Store, open_store
 from sparkscore.run import folding
 from sparkscore.run.budget import Totals, assert_within, task_limit
+from sparkscore.run.copying import copied
 from sparkscore.run.deaths import Deaths
 from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
@@ -98,7 +99,7 @@ def run_batch(
     store = open_store(pipeline.ledger)
     with mapped(spark, dict(pipeline.expressions()), run=run_id):
         with rejections_recorded(store, run_id, pipeline):
-            plan, job = _planned(spark, pipeline, store, run_id)
+            plan, job = _planned(spark, pipeline, store, run_id, say)
         events = read_events(store, run_id)
         state = state_of(events)
         if state == "SUCCEEDED":
@@ -113,12 +114,15 @@ def run_batch(
         return attempt.run(progress or (lambda *_: None))
 
 
-def _planned(spark: SparkSession, pipeline: Any, store: Store, run_id: str) -> tuple[Plan, Bound | None]:
+def _planned(
+    spark: SparkSession, pipeline: Any, store: Store, run_id: str, say: Callable[[str], None]
+) -> tuple[Plan, Bound | None]:
     """Give the run's plan, made now if there is none; and what it was made from, if it was made here."""
     plan, job = read_plan(store, run_id), None
     if plan is None:
         job = bound(spark, pipeline)
         golden_rows(spark, job)
+        job = copied(spark, store, job, run_id, say)
         plan = write_plan(store, make_plan(spark, job, run_id))
     if plan is None:  # another driver's came first: perhaps of another version of the input or the model
         plan, job = read_plan(store, run_id), None

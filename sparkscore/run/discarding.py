@@ -11,6 +11,7 @@ from sparkscore.ledger.fold import quarantine_of
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run import folding
+from sparkscore.run.copying import remove_inputs
 from sparkscore.run.environment import versions
 from sparkscore.run.leasing import lease_of
 from sparkscore.run.line import gap
@@ -59,4 +60,5 @@ def discard_run(
             with lease_of(spark, table)():
                 spark.sql(f"UPDATE {delta_path(table)} SET {reopened} WHERE resolved_run_id = '{run_id}'")
         events.write("run_discarded", exit_code=0)
+        remove_inputs(store, run_id)
         folding.fold_run(spark, store, run_id)

@@ -25,6 +25,7 @@ from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.commit import check_sink
 from sparkscore.spark.delta_log import DeltaTable
 from sparkscore.spark.prepare import where_steps
+from sparkscore.spark.rows import rounded_columns
 from sparkscore.spark.schemas import arrow_schema
 from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
 from sparkscore.spark.survey import Look, survey
@@ -35,7 +36,7 @@ from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ScoringPlan
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Bound", "assert_same", "bound", "make_plan", "quarantine_location", "restore", "sink_schema"]
+__all__ = ["Bound", "assert_same", "assert_sink", "bound", "make_plan", "quarantine_location", "restore", "sink_schema"]
 
 # A Delta table that is read by file-path filter scans its file list again for each unit.
 _MAX_FILTERED_UNITS = 8
@@ -81,16 +82,14 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         `SPS-ENV-EMPTY` for a source without rows, unless `on_error.allow_empty`.
     """
     pipeline, snapshot = job.pipeline, job.snapshot
-    schema = sink_schema(spark, job)
-    _assert_partitions(pipeline.sink.partition_by, schema)
-    check_sink(spark, DeltaTable(pipeline.sink.location), schema, pipeline.sink.partition_by)
+    assert_sink(spark, job)
     looks = survey(spark, snapshot, job.paths, needed_columns(snapshot, pipeline, job.scoring))
     units = pack(looks, _MAX_FILTERED_UNITS if snapshot.route == "delta" else MAX_UNITS)
-    if not units and not pipeline.on_error.allow_empty:
+    if not units and not pipeline.on_error.allow_empty and snapshot.rows is None:
         raise error(
             "SPS-ENV-EMPTY",
-            f"Expected rows in {', '.join(snapshot.locations)}. Got {len(looks)} files without a row.",
-            "Check source.location; if an empty input is normal, set on_error.allow_empty: true.",
+            f"Expected rows in {snapshot.name}. Got {len(looks)} files without a row.",
+            "Check the source and source.where; if an empty input is normal, set on_error.allow_empty: true.",
         )
     basis = _balance_basis(pipeline, snapshot, looks)
     header = {
@@ -117,6 +116,19 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "warnings": list(job.binding.warnings),
     }
     return Plan(header, units)
+
+
+def assert_sink(spark: SparkSession, job: Bound) -> None:
+    """Refuse a sink that cannot take the rows of this job, before anything is read or scored for it.
+
+    Raises
+    ------
+    SpecError
+        `SPS-SPEC-SINK`.
+    """
+    sink, schema = job.pipeline.sink, sink_schema(spark, job)
+    _assert_partitions(sink.partition_by, schema)
+    check_sink(spark, DeltaTable(sink.location), schema, sink.partition_by)
 
 
 def assert_same(pipeline: Any, plan: Plan) -> None:
@@ -178,13 +190,26 @@ def _bind(spark: SparkSession, pipeline: Any, snapshot: Snapshot, paths: tuple[s
     if not pipeline.keys or pipeline.sink.provenance == "full" or snapshot.only is not None:
         # Without keys the address is the row's only name, so it stands on every row; a replayed row is found by it.
         binding = replace(binding, plan=replace(binding.plan, pointers="all"))
+    if snapshot.format == "jdbc":
+        binding = replace(binding, warnings=(*binding.warnings, *_rounded(snapshot, pipeline, binding.plan)))
     return Bound(pipeline, snapshot, paths, model, binding, any(f.name == "_ss" for f in snapshot.struct.fields))
+
+
+def _rounded(snapshot: Snapshot, pipeline: Any, plan: ScoringPlan) -> list[str]:
+    needed = needed_columns(snapshot, pipeline, plan)
+    return [
+        f"column {name} may lose digits: Spark's decimals have 38, and it guesses where the database declares none; "
+        "cast it in options.query"
+        for name in rounded_columns(snapshot.struct)
+        if name.partition(" (")[0] in needed
+    ]
 
 
 def _assert_atomic(pipeline: Any) -> None:
     """Refuse stores whose atomicity this version does not have: it would lose commits there without a word."""
     places = {"sink": pipeline.sink.location, "quarantine": pipeline.quarantine.location}
-    places |= {f"source[{i}]": location for i, location in enumerate(pipeline.source.location)}
+    if pipeline.source.has_files:
+        places |= {f"source[{i}]": location for i, location in enumerate(pipeline.source.location)}
     for key, place in places.items():
         on_disk = place is None or files.local_path(place) is not None
         if not (on_disk or files.is_s3(place) or files.is_hdfs(place)):
@@ -198,6 +223,8 @@ def _assert_atomic(pipeline: Any) -> None:
 
 def _balance_basis(pipeline: Any, snapshot: Snapshot, looks: Sequence[Look]) -> str:
     """Say what the planned number of rows rests on."""
-    if pipeline.source.where is not None or any(look.rows is None for look in looks):
+    if snapshot.rows is not None:
+        return "receipt"
+    if (pipeline.source.where is not None and not snapshot.copy) or any(look.rows is None for look in looks):
         return "receipt"
     return "count" if snapshot.route == "delta" or snapshot.format == "binaryFile" else "footer"

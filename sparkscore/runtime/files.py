@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FileStat",
     "delete",
+    "delete_folder",
     "filesystem",
     "is_hdfs",
     "is_s3",
@@ -175,6 +176,16 @@ def delete(uri: str) -> None:
     handle, path = filesystem(uri)
     with _mapped(uri):
         handle.delete_file(path)
+
+
+def delete_folder(uri: str) -> None:
+    """Delete a folder with all that is in it; one that is not there is no error."""
+    from pyarrow import fs
+
+    handle, path = filesystem(uri)
+    with _mapped(uri):
+        if handle.get_file_info(path).type == fs.FileType.Directory:
+            handle.delete_dir(path)
 
 
 def stat(uris: Sequence[str]) -> list[FileStat | None]:

@@ -71,6 +71,24 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Restore the file from its writer; nothing of its unit was committed.",
     ),
     (
+        r"COLUMN_ALREADY_EXISTS",
+        "SPS-SPEC-COLUMN",
+        "columns of different names; Spark compares them without case",
+        "Rename one of them at the source: in the view or the query, or in the files.",
+    ),
+    (
+        r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|CATALOG_NOT_FOUND",
+        "SPS-ENV-SOURCE",
+        "the table in this session's catalog",
+        "Check source.table: catalog, schema and name, and whether the session has that catalog.",
+    ),
+    (
+        r"AVRO_INCOMPATIBLE_READ_TYPE|IncompatibleSchemaException",
+        "SPS-DATA-COLUMN",
+        "each file to have the planned column types",
+        "Rewrite the file with the schema of the others, or leave it out.",
+    ),
+    (
         r"PATH_NOT_FOUND|DELTA_MISSING_DELTA_TABLE|DELTA_TABLE_NOT_FOUND|PATH_DOES_NOT_EXIST|UNABLE_TO_INFER_SCHEMA",
         "SPS-ENV-SOURCE",
         "data at the source's location",
@@ -95,7 +113,7 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Give this user the permission, or other credentials.",
     ),
     (
-        r"Failed to find the data source: delta|DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|"
+        r"Failed to find (?:the )?data source|DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|"
         r"ClassNotFoundException|No FileSystem for scheme",
         "SPS-ENV-PACKAGE",
         "the format's and the store's jars in this Spark session",

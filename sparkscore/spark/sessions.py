@@ -99,7 +99,7 @@ def local_session(
         **REDACTION_CONF,
         **(_ONE_MACHINE if master is None or master.startswith("local") else {}),
         "spark.sql.warehouse.dir": str(cache_root() / "warehouse"),  # Spark's default litters the current folder
-        "spark.jars": ",".join(str(jar) for jar in jars.ensure(s3=on_s3)),
+        "spark.jars": ",".join([*map(str, jars.ensure(s3=on_s3)), *_given_jars()]),
         **(_s3_conf() if on_s3 else {}),
         "spark.master": master or f"local[{os.cpu_count() or 2},4]",
         **(conf or {}),
@@ -107,6 +107,11 @@ def local_session(
     settings[_JAVA_OPTIONS] = _java_options(settings.get(_JAVA_OPTIONS, ""))
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)  # pyspark's: it quotes rows' values
     return _session({key: value for key, value in settings.items() if value})
+
+
+def _given_jars() -> list[str]:
+    """Give the jars of the environment: JDBC drivers, and formats that Spark does not bring."""
+    return [jar for jar in os.environ.get("SPARKSCORE_JARS", "").split(",") if jar]
 
 
 def _s3_conf() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A look at every input file before the plan is written: its size, its time, its rows, and the columns it lacks.
 
-Footers of Parquet and ORC are read by the executors in one job, files of lines are only listed, a file that is a row is
-one, and a Delta table whose files do not hold the whole truth is asked for its live rows per file.
+Footers of Parquet and ORC and headers of Avro are read by the executors in one job, files of lines are only listed, a
+file that is a row is one, and a Delta table whose files do not hold the whole truth is asked for its live rows a file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
+from sparkscore.spark.avro import avro_header
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sources import Snapshot, read_files
 from sparkscore.spec.scoring import FILE_COL
@@ -35,6 +36,7 @@ _RESULT = pa.schema(
 )
 _FILES_PER_TASK = 64
 _Columns = tuple[tuple[str, str], ...]  # names and kinds
+_Read = Callable[[Any], tuple[int | None, pa.Schema]]  # a column whose type is null: Spark will tell
 # Spark has no unsigned integers, and reads Parquet's as the next type that holds them all.
 _SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "decimal128(20, 0)"}
 
@@ -52,7 +54,7 @@ class Look:
 class _Footers:
     """Worker side: reads footers, and compares the needed columns with each file's own."""
 
-    def __init__(self, read: Callable[[Any], tuple[int, pa.Schema]], needed: _Columns, absent_is_null: bool) -> None:
+    def __init__(self, read: _Read, needed: _Columns, absent_is_null: bool) -> None:
         self._read = read
         self._needed = needed
         self._absent_is_null = absent_is_null
@@ -84,7 +86,7 @@ class _Footers:
             found = by_name.get(name.lower())
             if found is None and not self._absent_is_null:
                 return f"column {name} ({kind}) is absent"
-            if found is not None and _kind(found) != kind:
+            if found is not None and not pa.types.is_null(found) and _kind(found) != kind:
                 return f"column {name} is {_kind(found)}, planned as {kind}"
         return None
 
@@ -106,6 +108,8 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     RecordError
         `SPS-DATA-FILE`, `SPS-DATA-GONE` or `SPS-DATA-COLUMN`, naming the first files and how many there are.
     """
+    if snapshot.rows is not None:
+        return []  # which says how many there are once they are copied
     if snapshot.route == "delta":
         return _live_rows(spark, snapshot)
     if snapshot.format in ("csv", "json", "text", "binaryFile"):
@@ -116,8 +120,10 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     in_folders = {part.split("=", 1)[0].lower() for p in paths for part in p.split("/")[:-1] if "=" in part}
     types = {f.name: _kind(f.type) for f in arrow_schema(snapshot.struct)}
     columns = tuple((n, types[n]) for n in needed if n in types and n.lower() not in in_folders)
-    read = _orc_footer if snapshot.format == "orc" else _parquet_footer
-    footers = _Footers(read, columns, absent_is_null=snapshot.format == "delta")
+    readers: dict[str, _Read] = {"orc": _orc_footer, "avro": avro_header}
+    footers = _Footers(
+        readers.get(snapshot.format, _parquet_footer), columns, absent_is_null=snapshot.format == "delta"
+    )
     tasks = max(1, -(-len(paths) // _FILES_PER_TASK))
     frame = spark.createDataFrame([(p,) for p in paths], "path string").repartition(tasks)
     found = frame.mapInArrow(footers, spark_schema(_RESULT)).collect()

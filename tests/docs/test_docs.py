@@ -85,7 +85,9 @@ def test_the_reference_gives_the_keys_and_the_defaults_of_the_code(heading: str)
     for line in table[1].splitlines():
         names, default = [cell.strip() for cell in line.split("|")[1:3]]
         told.update(dict.fromkeys(re.findall(r"`(\w+)`", names), default))
-    required = ("location",) if heading in ("source", "sink") else ()  # a validator asks for it: `table` comes later
+    required = {"source": ("format", "location"), "sink": ("location",)}.get(
+        heading, ()
+    )  # but for `table`; a validator asks
     fields = _TABLES[heading].model_fields
     assert told == {f.alias or n: "required" if n in required else _default(n, f) for n, f in fields.items()}
 

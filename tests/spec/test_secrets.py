@@ -18,6 +18,8 @@ URIS = [
     f"s3://AKIA:123/{CANARY}@bucket/m.onnx",
     f"https://me:{CANARY}@host:8080/m.onnx",
     f"hdfs://:{CANARY}@nn/m",
+    f"jdbc:oracle:thin:AKIA/{CANARY}@//host:1521/service",
+    f"jdbc:postgresql://host/db?user=AKIA&password={CANARY}",
     f"https://host/m?sig={CANARY}",
     f"https://host/m?a=1&access_token={CANARY}",
     f"https://host/m?X-Amz-Signature={CANARY}",
