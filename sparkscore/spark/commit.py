@@ -151,35 +151,20 @@ def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sh
         "attempt": commit.attempt,
         "plan_sha256": plan_sha256,
     }
-    writer = (
-        frame.write.format("delta")
-        .mode("append")
-        .options(**sink.options)
-        .option("txnAppId", f"{app_id(run_id)}/again/{commit.unit_seq}" if lost else app_id(run_id))
-        .option("txnVersion", str(commit.version if lost else commit.unit_seq))
-        .option("userMetadata", json.dumps(metadata))
-    )
-    if sink.partition_by:
-        writer = writer.partitionBy(*sink.partition_by)
-    table_of(sink).save(writer)
+    options = {
+        **sink.options,
+        "txnAppId": f"{app_id(run_id)}/again/{commit.unit_seq}" if lost else app_id(run_id),
+        "txnVersion": str(commit.version if lost else commit.unit_seq),
+        "userMetadata": json.dumps(metadata),
+    }
+    table_of(sink).write(frame, options, sink)
 
 
 def write_run(frame: DataFrame, sink: Any, run_id: str, attempt: int, plan_sha256: str) -> None:
     """Write a whole run's rows in one commit, beside what is there or in its place; a second time Delta skips it."""
     metadata = {"run_id": run_id, "publish": True, "attempt": attempt, "plan_sha256": plan_sha256}
-    writer = (
-        frame.write.format("delta")
-        .mode(sink.mode)
-        .options(**sink.options)
-        .option("txnAppId", publish_app_id(run_id))
-        .option("txnVersion", "0")
-        .option("userMetadata", json.dumps(metadata))
-    )
-    if sink.replace_where:
-        writer = writer.option("replaceWhere", sink.replace_where)
-    if sink.partition_by:
-        writer = writer.partitionBy(*sink.partition_by)
-    table_of(sink).save(writer)
+    transaction = {"txnAppId": publish_app_id(run_id), "txnVersion": "0", "userMetadata": json.dumps(metadata)}
+    table_of(sink).write(frame, {**sink.options, **transaction}, sink)
 
 
 def published_at(spark: SparkSession, table: DeltaTable, run_id: str) -> int | None:
@@ -367,9 +352,8 @@ def discard(spark: SparkSession, table: DeltaTable, run_id: str, transaction: tu
     """
     if not history(spark, table.sql, limit=1):
         return False
-    nothing = table.read(spark).limit(0)
     options = {"txnAppId": transaction[0], "txnVersion": str(transaction[1])}
-    table.save(nothing.write.format("delta").mode("append").options(**options))
+    table.write(table.read(spark).limit(0), options)
     spark.sql(f"DELETE FROM {table.sql} WHERE _ss.run_id = '{run_id}'")
     return True
 
