@@ -27,7 +27,7 @@ _HARMFUL = ("deletionVectors", "columnMapping", "typeWidening", "typeWidening-pr
 _PARTITION_TYPES = frozenset({"string", "integer", "date", "boolean"})
 _MISSING = (
     *("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "DELTA_TABLE_ONLY_OPERATION", "DELTA_ONLY_OPERATION"),
-    *("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND"),
+    *("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND"),
 )
 
 
