@@ -186,7 +186,8 @@ def own_commit(spark: SparkSession, table: DeltaTable, run_id: str) -> Commit | 
     """Give the commit of a run that this session made last, as the sink's log holds it now.
 
     None when the session's last commit was another's, or when its entry in the log is not where the open protocol has
-    it, or the table's place is the catalog's affair; `commits_of` tells then. It costs a small file, where a history costs two Spark jobs.
+    it, or the table's place is the catalog's affair; `commits_of` tells then. It costs a small file, where a history
+    costs two Spark jobs.
     """
     version = spark.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
     if not version or not table.location:
