@@ -205,6 +205,8 @@ class _Attempt:
         record_plan(self.events, self.plan)
         for message in self.plan.header["narrowing"]:
             self.events.write("narrowing", detail=message)
+        for message in self.plan.header.get("sink_weaker", ()):
+            self.events.write("at_least_once", detail=message)
         if self.plan.header["input_ss"]:
             self.events.write("input_ss_dropped", detail="the source has a column _ss; rename it in prepare to keep it")
         self._sealing = run_sealing(self.pipeline, self.store, self.plan.run_id)
@@ -301,6 +303,8 @@ class _Attempt:
                 continue
             commit = self.line.find(unit, again=unit.seq in self._lost)
             if commit is not None:
+                if commit.attempt != self.claim.attempt:
+                    self.claim.assert_mine()
                 return commit
             self.events.write("commit_lost", unit_seq=unit.seq)
         raise self._overwritten(unit.seq)
