@@ -165,6 +165,7 @@ class _Attempt:
         self._proved_at = time.monotonic()
         self.fail_on_quarantine = False
         self._scoring: int | None = None  # the unit at hand
+        self._model = job.scoring.model  # as the workers find it
         self._lost: dict[int, int] = {}  # units to be made again -> the version at which they were lost
 
     def run(self, progress: Progress) -> Run:
@@ -199,7 +200,7 @@ class _Attempt:
         if self.plan.header["input_ss"]:
             self.events.write("input_ss_dropped", detail="the source has a column _ss; rename it in prepare to keep it")
         with mapped(self.spark):
-            hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
+            self._model = hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
 
     def _resume(self) -> None:
         """Take the units that earlier attempts committed.
@@ -323,7 +324,7 @@ class _Attempt:
         on_error = replace(scoring.on_error, max_bad_rows=limit)
         # The pilot proves that rows do not depend on their neighbours; where it has too few that differ, the next does.
         proven = any(proof.proof_calls for proof in self.proofs.values())
-        return replace(scoring, on_error=on_error, prove_batch=not proven)
+        return replace(scoring, model=self._model, on_error=on_error, prove_batch=not proven)
 
     def _assert_unchanged(self, unit: Unit) -> None:
         if self.job.snapshot.route != "files":

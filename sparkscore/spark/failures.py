@@ -101,6 +101,25 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Start the session with the jars: see `sparkscore jars`, for S3 `--s3`; Delta also needs two settings.",
     ),
     (
+        r"PYTHON_VERSION_MISMATCH|Python in worker has different version",
+        "SPS-ENV-PACKAGE",
+        "the workers' Python to have the driver's minor version",
+        "Set PYSPARK_PYTHON, on the driver, to a Python of that version on every node, or send one with --archives.",
+    ),
+    (
+        r"ModuleNotFoundError: No module named|PACKAGE_NOT_INSTALLED",
+        "SPS-ENV-PACKAGE",
+        "each worker's Python to have sparkscore and what it imports: numpy, pyarrow, onnxruntime",
+        "Install sparkscore[cpu] on every node, or send sparkscore with --py-files and the packages with --archives; "
+        "set PYSPARK_PYTHON to the Python that has them.",
+    ),
+    (
+        r"Cannot run program \"[^\"]*python[^\"]*\"",
+        "SPS-ENV-PACKAGE",
+        "the Python of PYSPARK_PYTHON on every node",
+        "Set PYSPARK_PYTHON, on the driver, to a path that the nodes have; by default it is the driver's own.",
+    ),
+    (
         r"ConcurrentTransaction",
         "SPS-FENCED",
         "to be the only writer of this run",
