@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,45 +41,54 @@ WITHIN_S = 240
 WHOLE = bool(os.environ.get("SPARKSCORE_LANES"))
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A place to run: its master or server, and the folder in which its machines keep what is theirs."""
+
+    url: str
+    folder: Path
+
+
 @pytest.fixture(scope="module")
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Start the cluster that the test names; give its URL and its folder. One is stopped before the next starts."""
-    folder = tmp_path_factory.mktemp("cluster")
-    if request.param == "standalone":
-        with standalone(folder) as url:
-            yield url, folder
-    elif request.param == "connect":
-        with connect_server(folder, delta_conf()) as url:
-            yield url, folder
-    else:
-        yield request.param, folder
+def standalone_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("standalone")
+    with standalone(folder) as url:
+        yield Cluster(url, folder)
 
 
-# The cases that a place runs: executors behind a standalone master are those of local-cluster, so it runs fewer.
-@pytest.mark.parametrize(
-    ("place", "cases"),
-    [
-        ("local-cluster[2,1,1024]", "test_"),
-        ("standalone", "test_every_kind and (mapInArrow or batch) or only_the_driver"),
-        ("connect", "test_"),
-    ],
-    indirect=["place"],
-)
-def test_the_contract_holds(place: tuple[str, Path], cases: str, tmp_path: Path) -> None:
-    url, folder = place
+@pytest.fixture(scope="module")
+def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("connect")
+    with connect_server(folder, delta_conf()) as url:
+        yield Cluster(url, folder)
+
+
+def test_the_contract_holds_on_a_local_cluster(tmp_path: Path) -> None:
+    _contract("local-cluster[2,1,1024]", tmp_path)
+
+
+def test_the_contract_holds_on_a_standalone_cluster(standalone_cluster: Cluster, tmp_path: Path) -> None:
+    # Its executors are those of a local cluster; what they do not share with the driver is another cache.
+    _contract(standalone_cluster.url, tmp_path, "every_kind and (mapInArrow or batch) or only_the_driver")
+    kept = standalone_cluster.folder.glob("worker-*/cache/models/*/only-here.onnx")
+    assert 1 <= len(list(kept)) <= 2  # one copy a node
+
+
+def test_the_contract_holds_on_a_connect_server(connect: Cluster, tmp_path: Path) -> None:
+    _contract(connect.url, tmp_path)
+    assert len(list(connect.folder.glob("cache/models/*/only-here.onnx"))) == 1
+
+
+def _contract(url: str, folder: Path, cases: str = "test_") -> None:
+    """Run the contract suite on a place: all of it, or the cases in which places differ, and of these `cases`."""
     which = [] if WHOLE else ["-m", "place", "-k", cases]
-    command = [sys.executable, "-m", "pytest", "tests/contract", "-q", "-p", "no:cacheprovider", "--place", url, *which]
+    command = [sys.executable, "-m", "pytest", "tests/contract", "-p", "no:cacheprovider", "--place", url, *which]
+    command += ["--basetemp", str(folder / "contract"), "--durations=10"]
     environment = cluster_environment(folder / "driver", PYTHONPATH=str(ROOT))
     environment.pop("PYTEST_ADDOPTS", None)
-    command += ["--basetemp", str(tmp_path / "contract"), f"--durations={20 if WHOLE else 5}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=890)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-    if url.startswith("spark:"):
-        assert not list((folder / "driver").glob("models/*/linear.onnx"))  # the tests' own cache is elsewhere
-        assert list(folder.glob("worker-*/cache/models/*/only-here.onnx"))  # each worker keeps what it was sent
-    if url.startswith("sc:"):
-        assert list(folder.glob("cache/models/*/only-here.onnx"))
+    assert re.search(r"\d+ passed", done.stdout)
 
 
 @pytest.fixture
@@ -99,32 +110,41 @@ def pipeline_file(tmp_path: Path) -> Path:
     return tmp_path / "p.yaml"
 
 
-@pytest.mark.parametrize("place", ["standalone"], indirect=True)
 def test_a_run_of_spark_submit_is_killed_and_resumed_on_a_cluster_whose_python_has_no_sparkscore(
-    place: tuple[str, Path], pipeline_file: Path, tmp_path: Path
+    standalone_cluster: Cluster, pipeline_file: Path, tmp_path: Path
 ) -> None:
-    url, folder = place
     package = shutil.make_archive(str(tmp_path / "sparkscore"), "zip", ROOT, "sparkscore")
     python = bare_python(tmp_path / "python", ("numpy", "pyarrow", "onnxruntime", "pandas", "pytz", "dateutil", "six"))
-    submit = [spark_submit(), "--master", url, "--py-files", package, *options(delta_conf())]
+    submit = [spark_submit(), "--master", standalone_cluster.url, "--py-files", package, *options(delta_conf())]
     drivers = {"PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": sys.executable}
     command = [*submit, str(ROOT / "jobs" / "batch_score.py"), *_arguments(pipeline_file)]
 
     _stop_at(1, signal.SIGKILL, command, tmp_path, drivers)
     _finish(command, tmp_path, drivers)
-    assert list(folder.glob("worker-*/cache/models/*/linear.onnx"))
+    assert list(standalone_cluster.folder.glob("worker-*/cache/models/*/linear.onnx"))
 
 
-@pytest.mark.parametrize("place", ["connect"], indirect=True)
 def test_a_run_of_a_connect_client_is_stopped_and_killed_and_resumed(
-    place: tuple[str, Path], pipeline_file: Path, tmp_path: Path
+    connect: Cluster, pipeline_file: Path, tmp_path: Path
 ) -> None:
-    url, _ = place
-    command = [sys.executable, "-m", "sparkscore", "score", "--remote", url, *_arguments(pipeline_file)]
+    command = [sys.executable, "-m", "sparkscore", "score", "--remote", connect.url, *_arguments(pipeline_file)]
     assert _stop_at(1, signal.SIGTERM, command, tmp_path) == 143
     assert json.loads((tmp_path / "result.json").read_text())["state"] == "STOPPED"
     _stop_at(2, signal.SIGKILL, command, tmp_path)
     _finish(command, tmp_path)
+
+
+def test_a_connect_server_without_deltas_jars_is_named_before_anything_is_written(
+    pipeline_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "server").mkdir()
+    with connect_server(tmp_path / "server", {"spark.ui.enabled": "false"}, "local[1]") as url:
+        command = [sys.executable, "-m", "sparkscore", "score", "--remote", url, *_arguments(pipeline_file)]
+        assert _start(command, tmp_path).wait(WITHIN_S) == 4
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["code"], result["exit_code"]) == ("SPS-ENV-PACKAGE", 4)
+    assert "Expected a Spark session with Delta." in result["message"]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not WHOLE, reason="of `make lanes`: what local-cluster adds to the two above is its master's URL")
