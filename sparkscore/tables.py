@@ -30,7 +30,11 @@ def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
 ERR = _columns(
     ("stage", "string", "read | decode | pre | infer | post"),
     ("error_code", "string", "SPS-ROW-… of `sparkscore.errors.CODES`"),
-    ("error_class", "string", "taxonomy id: P1 model raises, P7 memory, P8 time, O3 input, O4 output, G1 GPU memory"),
+    (
+        "error_class",
+        "string",
+        "taxonomy id: P1 raised, P4-P6 died, P7 memory, P8 time, O3 input, O4 output, G1 GPU memory, G2 GPU lost",
+    ),
     ("error_type", "string", "exception class name, null where none was raised"),
     ("error_message", "string", "scrubbed, at most 500 characters, never a row value"),
     ("source_pointer", "string", "file#row_index, file#block+ordinal, or null where the source has no address"),

@@ -68,6 +68,6 @@ def show_rows(
     plan = named_plan(store, run_id)
     _, _, quarantine = places = places_of(store, plan)
     with answering_session(master, places) as spark:
-        bad = bad_rows(spark, plan, quarantine)
+        bad = bad_rows(spark, plan, store, quarantine)
         found = [row.asDict(recursive=True) for row in bad.limit(rows).collect()]
     emit(found, as_table(found, _SHOWN) if found else f"run {run_id}: no bad rows", as_json)

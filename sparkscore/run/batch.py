@@ -23,22 +23,15 @@ from sparkscore.run.budget import Totals, assert_within, task_limit
 from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
+from sparkscore.run.lines import line_of
 from sparkscore.run.planning import Bound, assert_same, bound, make_plan, quarantine_location, restore
-from sparkscore.run.proof import (
-    UnitProof,
-    assert_held,
-    find_commit,
-    prove,
-    receipted,
-    recorded_proofs,
-    standing,
-)
+from sparkscore.run.proof import UnitProof, prove, receipted, recorded_proofs
 from sparkscore.run.result import Run
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.carriers import TASK_COL, UnitContext, UnitTask
-from sparkscore.spark.commit import Commit, unit_constants, with_ss, write_unit
+from sparkscore.spark.commit import Commit, unit_constants, with_ss
 from sparkscore.spark.failures import from_spark, mapped
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sessions import hand_out, interruptible, is_over
@@ -158,7 +151,7 @@ class _Attempt:
         self.plan = plan
         self.store = store
         self.claim = claim
-        self.sink = plan.header["sink"]
+        self.line = line_of(spark, plan, store)
         self.events = EventLog(store, plan.run_id, claim.attempt)
         self.proofs: dict[int, UnitProof] = {}
         self.unproved: list[_Unproved] = []
@@ -215,16 +208,16 @@ class _Attempt:
                 self.proofs[seq] = recorded[seq]
             else:
                 unrecorded.append(commit)
-        for proof in prove(self.spark, self.plan, unrecorded, self.store) if unrecorded else ():
+        for proof in prove(self.line, self.plan, unrecorded, self.store) if unrecorded else ():
             self._record("unit_reused", proof, 0)
-        assert_held(self.spark, self.sink, self.plan, self.proofs)
+        self.line.assert_held(self._committed())
 
     def _standing(self, proofs: Mapping[int, UnitProof]) -> dict[int, Commit]:
         """Give the commits that stand, by unit; those that another writer overwrote are recorded, to be made again."""
         known = {seq: proof.commit for seq, proof in proofs.items()}
-        there, lost = standing(self.spark, self.sink, self.plan, known)
+        there, lost = self.line.standing(known)
         for seq in lost:
-            self._lost[seq] = known[seq].version if seq in known else 0
+            self._lost[seq] = (known[seq].version or 0) if seq in known else 0
             self.events.write("commit_lost", unit_seq=seq)
         return there
 
@@ -267,7 +260,7 @@ class _Attempt:
         """Prove and record the units that were committed since the last proof; the first bears the query's time."""
         waiting, self.unproved = self.unproved, []
         since = time.monotonic()
-        proofs = prove(self.spark, self.plan, [w.commit for w in waiting], self.store) if waiting else ()
+        proofs = prove(self.line, self.plan, [w.commit for w in waiting], self.store) if waiting else ()
         for one, proof in zip(waiting, proofs, strict=True):
             reused = one.commit.attempt != self.claim.attempt
             wall_s = one.wall_s + time.monotonic() - since
@@ -281,7 +274,7 @@ class _Attempt:
             self.claim.assert_mine()
             self._assert_unchanged(unit)
             self._write(unit)
-            commit = find_commit(self.spark, self.sink, self.plan.run_id, unit, again=unit.seq in self._lost)
+            commit = self.line.find(unit, again=unit.seq in self._lost)
             if commit is not None:
                 return commit
             self.events.write("commit_lost", unit_seq=unit.seq)
@@ -300,7 +293,7 @@ class _Attempt:
         expressions = dict(self.pipeline.expressions())
         try:
             with mapped(self.spark, expressions, run=self.plan.run_id, unit=unit.seq), interruptible(self.spark):
-                write_unit(self._unit_frame(unit), self.pipeline.sink, commit, self.plan.run_id, self.plan.sha256)
+                self.line.write(self._unit_frame(unit), commit)
         except SparkscoreError as failure:
             if failure.code != "SPS-FENCED":
                 raise
@@ -342,7 +335,7 @@ class _Attempt:
 
     def _close(self) -> None:
         totals, on_error = self._totals(), self.pipeline.on_error
-        assert_held(self.spark, self.sink, self.plan, self.proofs)
+        self.line.assert_held(self._committed())
         rows_in = sum(p.in_rows for p in self.proofs.values())
         if rows_in == 0 and not on_error.allow_empty:
             raise error(
@@ -359,12 +352,21 @@ class _Attempt:
                 run=self.plan.run_id,
             )
         self.claim.assert_mine()
+        with mapped(self.spark, run=self.plan.run_id), interruptible(self.spark):
+            self.line.publish(self._committed(), self.claim.attempt)
         self.events.write("run_published", units=len(self.plan.units))
-        folding.fold_quarantine(self.spark, self.pipeline, self.plan)
+        folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line)
         self.events.write("quarantine_folded", rows=totals.bad_rows)
         self.events.write("run_closed", exit_code=_success(totals.bad_rows, self.fail_on_quarantine))
         if _tables_folded(self.spark, self.store, self.plan.run_id):
             self.events.write("tables_folded")
+        self._swept()
+
+    def _swept(self) -> None:
+        try:
+            self.line.sweep()
+        except Exception:  # boundary: a run has ended as it has, whatever is left over; the next run's sweep finds it
+            _log.warning("what run %s left over could not be removed", self.plan.run_id, exc_info=True)
 
     # -- how it ends -----------------------------------------------------------------------------------
 
@@ -404,7 +406,7 @@ class _Attempt:
         """Show a failed run and its bad rows in the tables too."""
         try:
             if self.proofs:
-                folding.fold_quarantine(self.spark, self.pipeline, self.plan)
+                folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line)
         except Exception:  # boundary: the run's own failure is the one to tell
             _log.warning("the bad rows of run %s could not be folded", self.plan.run_id, exc_info=True)
         _tables_folded(self.spark, self.store, self.plan.run_id)
@@ -430,10 +432,13 @@ class _Attempt:
             commit_attempt=commit["attempt"],
             quarantined_rows=fields.pop("bad_rows"),
             wall_ms=round(wall_s * 1000),
-            txn_app_id=f"sparkscore/{self.plan.run_id}",
-            txn_version=unit.seq,
+            txn_app_id=self.line.app_id,
+            txn_version=unit.seq if self.line.app_id else None,
             **fields,
         )
+
+    def _committed(self) -> dict[int, int]:
+        return {seq: proof.committed_rows for seq, proof in self.proofs.items()}
 
     def _totals(self) -> Totals:
         proved = sum((proof.totals for proof in self.proofs.values()), Totals())

@@ -12,8 +12,9 @@ from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run import folding
 from sparkscore.run.environment import versions
-from sparkscore.run.proof import gap, recorded_proofs
-from sparkscore.spark.commit import discard
+from sparkscore.run.line import gap
+from sparkscore.run.lines import line_of
+from sparkscore.run.proof import recorded_proofs
 from sparkscore.spark.delta_log import delta_path, newest_version
 from sparkscore.spark.failures import mapped
 
@@ -45,7 +46,7 @@ def discard_run(
     with claim_run(store, run_id, take_over=take_over, say=say) as claim, mapped(spark, run=run_id):
         events = EventLog(store, run_id, claim.attempt)
         events.write("run_claimed", **versions(spark))
-        there = discard(spark, sink, run_id, max(len(plan.units) - 1, 0))
+        there = line_of(spark, plan, store).discard()
         if not there and recorded_proofs(before):
             raise gap("the run's committed units", f"no table at {sink}", run_id)
         if newest_version(spark, quarantine) is not None:

@@ -15,6 +15,7 @@ from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.fold import run_rows, unit_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
+from sparkscore.run.line import Line
 from sparkscore.run.planning import quarantine_location
 from sparkscore.spark.delta_log import delta_path, newest_version
 from sparkscore.spark.failures import mapped
@@ -30,14 +31,14 @@ _KEEP_DAYS = 30
 _TRIES = 5
 
 
-def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan) -> None:
+def fold_quarantine(spark: SparkSession, pipeline: Any, plan: Plan, line: Line) -> None:
     """Merge the run's bad rows, read from its committed rows, into the quarantine table."""
     from pyspark.sql import functions as F
 
-    if not plan.units:  # an empty input, which the pipeline allows: there may be no sink yet
+    committed = line.rows()
+    if committed is None:  # an empty input, which the pipeline allows: there may be no sink yet
         return
-    sink = spark.read.format("delta").load(pipeline.sink.location)
-    bad = sink.where((F.col("_ss.run_id") == plan.run_id) & (F.col("_ss.status") == "error"))
+    bad = committed.where(F.col("_ss.status") == "error")
     rows = _quarantine_rows(bad, plan.header["keys"], pipeline.quarantine.payload).dropDuplicates(["q_id"])
     merge(spark, quarantine_location(pipeline), ("q_id",), rows, update=("last_seen_at",))
 

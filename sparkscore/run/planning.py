@@ -22,6 +22,7 @@ from sparkscore.runtime.models import PinnedModel
 from sparkscore.runtime.session import read_signature
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.commit import check_sink
+from sparkscore.spark.delta_log import DeltaTable
 from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.schemas import arrow_schema
 from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
@@ -79,7 +80,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
     pipeline, snapshot = job.pipeline, job.snapshot
     schema = sink_schema(spark, job)
     _assert_partitions(pipeline.sink.partition_by, schema)
-    check_sink(spark, pipeline.sink.location, schema, pipeline.sink.partition_by)
+    check_sink(spark, DeltaTable(pipeline.sink.location), schema, pipeline.sink.partition_by)
     looks = survey(spark, snapshot, job.paths, needed_columns(snapshot, pipeline, job.scoring))
     units = pack(looks, _MAX_FILTERED_UNITS if snapshot.route == "delta" else MAX_UNITS)
     if not units and not pipeline.on_error.allow_empty:
@@ -102,6 +103,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "keys": list(job.scoring.keys),
         "where_steps": {str(i): name for i, name in where_steps(pipeline.prepare).items()},
         "sink": pipeline.sink.location,
+        "sink_keys": pipeline.sink.model_dump(mode="json", exclude_defaults=True),
         "quarantine": quarantine_location(pipeline),
         "balance_basis": basis,
         "planned_rows": None if basis == "receipt" else sum(u.rows or 0 for u in units),

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparkscore.errors import error
 from sparkscore.ledger.fold import committed
-from sparkscore.ledger.plans import Plan, Unit
+from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.budget import Totals
-from sparkscore.spark.commit import Commit, Committed, commits_of, count_rows, count_units, own_commit
-from sparkscore.spark.delta_log import history
+from sparkscore.run.line import Line, gap
+from sparkscore.spark.commit import Commit, Committed
 
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-__all__ = ["UnitProof", "assert_held", "find_commit", "gap", "prove", "receipted", "recorded_proofs", "standing"]
-
-_RECENT = 20  # commits of other writers that may lie on top of ours before the whole history is read
+__all__ = ["UnitProof", "prove", "receipted", "recorded_proofs"]
 
 
 @dataclass(frozen=True)
@@ -48,46 +43,23 @@ class UnitProof:
         """The unit's rows."""
         return Totals(self.ok_rows, self.bad_rows, sum(self.filtered_rows.values()))
 
-
-def find_commit(spark: SparkSession, location: str, run_id: str, unit: Unit, *, again: bool = False) -> Commit | None:
-    """Find the one commit of a unit, None when there is none; what this session committed last is looked at first.
-
-    `again` says that the unit is made again, below commits of later units.
-
-    Raises
-    ------
-    RecordError
-        `SPS-TXN-SKIPPED` when Delta skipped the write because the run's transactions are past the unit, or when
-        the commit under the unit's number holds other files.
-    """
-    own = own_commit(spark, location, run_id)
-    if own is not None and (own.unit_seq, own.unit_id) == (unit.seq, unit.unit_id):
-        return own
-    commits = commits_of(spark, location, run_id, _RECENT) or commits_of(spark, location, run_id)
-    found = [c for c in commits if c.unit_seq == unit.seq]
-    if not found and not again and any(c.unit_seq > unit.seq for c in commits):
-        newest = max(c.unit_seq for c in commits)
-        raise _skipped(f"unit {unit.seq} to be committed", f"none, and unit {newest} is", run_id)
-    if len(found) > 1:
-        raise _skipped(f"one commit of unit {unit.seq}", f"{len(found)}", run_id)
-    if found and found[0].unit_id != unit.unit_id:
-        raise _skipped(f"unit {unit.seq} with id {unit.unit_id[:12]}", f"id {found[0].unit_id[:12]}", run_id)
-    return found[0] if found else None
+    @property
+    def committed_rows(self) -> int:
+        """The unit's rows in the sink."""
+        return self.ok_rows + self.bad_rows
 
 
-def prove(spark: SparkSession, plan: Plan, commits: Sequence[Commit], store: Store) -> Iterator[UnitProof]:
-    """Count the committed rows of units, by one query, and hold them, one after another, against the plan and the
-    receipts.
+def prove(line: Line, plan: Plan, commits: Sequence[Commit], store: Store) -> Iterator[UnitProof]:
+    """Count the committed rows of units, and hold them, one unit after another, against the plan and the receipts.
 
     Raises
     ------
     RecordError
         `SPS-BALANCE`, with both sides.
     """
-    ids = [plan.units[commit.unit_seq].unit_id for commit in commits]
-    counted = count_units(spark, plan.header["sink"], plan.run_id, ids)
-    for commit, unit_id in zip(commits, ids, strict=True):
-        yield _proof(plan, commit, counted[unit_id], store)
+    counted = line.count(commits)
+    for commit in commits:
+        yield _proof(plan, commit, counted[commit.unit_id], store)
 
 
 def receipted(store: Store, run_id: str, commit: Commit) -> Totals:
@@ -141,56 +113,6 @@ def _proof(plan: Plan, commit: Commit, committed: Committed, store: Store) -> Un
     return proof
 
 
-def standing(
-    spark: SparkSession, location: str, plan: Plan, known: Mapping[int, Commit]
-) -> tuple[dict[int, Commit], list[int]]:
-    """Tell which units the sink's log holds, and which it has lost to another writer: of those that are known to be
-    committed, and of those below the highest that is there.
-
-    A known commit that is older than the log reaches was cleaned away, not lost; its rows are counted in any case.
-
-    Raises
-    ------
-    RecordError
-        `SPS-LEDGER-GAP` when a unit is there twice, at another version than is known, with other files under its
-        number, or when the log does not reach back far enough to tell.
-    """
-    there: dict[int, Commit] = {}
-    for commit in commits_of(spark, location, plan.run_id):
-        planned = plan.units[commit.unit_seq : commit.unit_seq + 1]
-        if [unit.unit_id for unit in planned] != [commit.unit_id]:
-            raise gap(f"unit {commit.unit_seq} as planned", "other files under its number", plan.run_id)
-        if there.setdefault(commit.unit_seq, commit) is not commit:
-            raise gap(f"one commit of unit {commit.unit_seq}", "two", plan.run_id)
-        version = known[commit.unit_seq].version if commit.unit_seq in known else commit.version
-        if version != commit.version:
-            raise gap(f"unit {commit.unit_seq} at version {version}", f"version {commit.version}", plan.run_id)
-    absent = [seq for seq in range(max([*there, *known], default=-1) + 1) if seq not in there]
-    oldest = min((row.version for row in history(spark, location)), default=0) if absent else 0
-    for seq in absent:
-        if seq not in known and oldest > 0:
-            raise gap(f"unit {seq}, which later units stand on", f"a log that begins at version {oldest}", plan.run_id)
-        if seq in known and known[seq].version < oldest:
-            there[seq] = known[seq]
-    return there, [seq for seq in absent if seq not in there]
-
-
-def assert_held(spark: SparkSession, location: str, plan: Plan, proofs: Mapping[int, UnitProof]) -> None:
-    """Prove that the rows of proved units are still there: RESTORE, DELETE or an overwrite leaves their commits in the
-    table's history and takes the rows.
-
-    Raises
-    ------
-    RecordError
-        `SPS-LEDGER-GAP` when rows are missing, or more than were committed.
-    """
-    held = count_rows(spark, location, plan.run_id) if proofs else {}
-    for seq, proof in proofs.items():
-        committed = proof.ok_rows + proof.bad_rows
-        if held.get(seq, 0) != committed:
-            raise gap(f"{committed} rows of unit {seq}", f"{held.get(seq, 0)}", plan.run_id)
-
-
 def recorded_proofs(events: Iterable[dict[str, Any]]) -> dict[int, UnitProof]:
     """Take back, from a run's events, the proofs of the units that its attempts recorded as committed."""
     found = {}
@@ -202,16 +124,6 @@ def recorded_proofs(events: Iterable[dict[str, Any]]) -> dict[int, UnitProof]:
         facts["filtered_rows"] = {int(step): rows for step, rows in event["filtered_rows"].items()}
         found[seq] = UnitProof(commit=commit, bad_rows=event["quarantined_rows"], **facts)
     return found
-
-
-def gap(expected: str, got: str, run_id: str) -> Exception:
-    """The error of a sink that does not hold the units that the ledger says it holds."""
-    return error(
-        "SPS-LEDGER-GAP",
-        f"Expected the sink to hold {expected}. Got {got}.",
-        "Another writer removed or overwrote commits: look at DESCRIBE HISTORY of the sink, then start a new run id.",
-        run=run_id,
-    )
 
 
 def _receipts(store: Store, run_id: str, unit_seq: int, attempt: int) -> list[dict[str, Any]]:
@@ -236,7 +148,7 @@ def _assert_balance(proof: UnitProof, receipts: list[Any], planned: int | None, 
     receipted = sum(r["rows_ok"] + r["rows_bad"] for r in receipts)
     planned = proof.in_rows if planned is None else planned
     named = sum(proof.bad_by_code.values())
-    if receipted and not committed:  # Delta takes a unit whole or not at all: somebody took its rows afterwards
+    if receipted and not committed:  # a commit holds its unit whole or not at all: somebody took its rows afterwards
         raise gap(f"{receipted} rows of unit {proof.commit.unit_seq}", "none", run_id)
     if planned != committed + filtered or (receipted, named, proof.in_rows) != (committed, proof.bad_rows, planned):
         raise error(
@@ -247,12 +159,3 @@ def _assert_balance(proof: UnitProof, receipts: list[Any], planned: int | None, 
             run=run_id,
             unit=proof.commit.unit_seq,
         )
-
-
-def _skipped(expected: str, got: str, run_id: str) -> Exception:
-    return error(
-        "SPS-TXN-SKIPPED",
-        f"Expected {expected}. Got {got}.",
-        "The run id was used before with another plan on this sink; start a new run id.",
-        run=run_id,
-    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sparkscore.ledger.plans import Plan
+from sparkscore.ledger.store import Store
+from sparkscore.run.lines import line_of
 from sparkscore.spark.delta_log import newest_version
 from sparkscore.tables import QUARANTINE
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["bad_rows"]
 
 
-def bad_rows(spark: SparkSession, plan: Plan, quarantine: str) -> DataFrame:
+def bad_rows(spark: SparkSession, plan: Plan, store: Store, quarantine: str) -> DataFrame:
     """Read the bad rows of a run: columns of `sparkscore.tables.QUARANTINE`, of a run still open those of `_ss` alone.
 
     Lazy; no payload of a row is hidden or shown that the table does not hold.
@@ -26,7 +28,7 @@ def bad_rows(spark: SparkSession, plan: Plan, quarantine: str) -> DataFrame:
         folded = delta.load(quarantine).where(F.col("run_id") == plan.run_id)
         if not folded.isEmpty():
             return folded.select(*(c.name for c in QUARANTINE))
-    if newest_version(spark, plan.header["sink"]) is None:
+    committed = line_of(spark, plan, store).rows()
+    if committed is None:
         return spark.createDataFrame([], "source_pointer string")
-    committed = delta.load(plan.header["sink"]).select("_ss.*")
-    return committed.where((F.col("run_id") == plan.run_id) & (F.col("status") == "error"))
+    return committed.select("_ss.*").where(F.col("status") == "error")

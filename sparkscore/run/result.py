@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sparkscore.errors import error
 from sparkscore.ledger.fold import unit_rows
+from sparkscore.ledger.plans import read_plan
 from sparkscore.ledger.store import open_store
+from sparkscore.run.lines import line_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -116,5 +119,10 @@ class Run:
     def _rows(self, status: str) -> DataFrame:
         from pyspark.sql import functions as F
 
-        table = self._spark.read.format("delta").load(self._summary.sink)
-        return table.where((F.col("_ss.run_id") == self.run_id) & (F.col("_ss.status") == status))
+        store = open_store(self._summary.ledger)
+        plan = read_plan(store, self.run_id)
+        assert plan is not None, "a run has a plan"
+        rows = line_of(self._spark, plan, store).rows()
+        if rows is None:
+            raise error("SPS-ENV-EMPTY", f"Expected rows of run {self.run_id}. Got no sink yet.", "Score rows first.")
+        return rows.where(F.col("_ss.status") == status)

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from sparkscore.errors import error
 from sparkscore.runtime.memory import memory_limit_bytes, oom_kills
+from sparkscore.runtime.providers import lost_context
 from sparkscore.runtime.session import Array, CallTimeout, Feeds, Session, Signature, TensorInfo
 from sparkscore.runtime.watchdog import watchdog
 from sparkscore.runtime.wire import pack, receive, send
@@ -37,7 +38,7 @@ Result = TypeVar("Result")
 
 
 class ChildDied(Exception):  # noqa: N818 - the name says what happened to the call
-    """The child ended in a call: `error_type` says how ("signal 11", "exit code 3"), `error_class` is P4, P5 or P6."""
+    """The child ended in a call: `error_type` says how ("signal 11"), `error_class` is P4, P5, P6 or G2."""
 
     def __init__(self, error_type: str, error_class: str, how: str) -> None:
         super().__init__(f"the process of the model call ended: {how}")
@@ -128,6 +129,7 @@ class GuardedSession(Session):
         within_s = None if timeout_s is None else timeout_s + self._grace_s
         try:
             reply, tensors = self._within(within_s, child, lambda: child.ask(message))
+            self._assert_context(reply)
         except (ChildDied, CallTimeout):
             self._count_death()
             raise
@@ -197,6 +199,12 @@ class GuardedSession(Session):
         finally:
             if watch is not None:
                 watchdog().stop(watch)
+
+    def _assert_context(self, reply: Mapping[str, Any]) -> None:
+        """End a child that has lost its GPU: every call after this one would fail, whatever its rows."""
+        if "error" in reply and lost_context(reply["error"][1]):
+            self.close()
+            raise ChildDied(reply["error"][0], "G2", "its GPU context was lost")
 
     def _count_death(self) -> None:
         self.deaths += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -152,6 +152,11 @@ class Isolation:
         sizes.failed(size)
         return start
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model's memory is a GPU's: only there is an allocator renewed."""
+        return self._renew is not None
+
     def learn(self, feeds: Feeds, row: int, seconds_per_row: float) -> None:
         """Remember a row that was scored, and the time of the fastest."""
         self.known_good = {name: array[row : row + 1].copy() for name, array in feeds.items()}
@@ -216,7 +221,10 @@ class _Search:
 
     def blame(self, row: int, failure: Failure) -> None:
         """Quarantine one row."""
-        self.faults[row] = failure.fault
+        fault = failure.fault
+        if failure.kind is Kind.RESOURCE and self.isolation.on_gpu:  # its text is that of the CPU's arena
+            fault = replace(fault, error_class="G1")
+        self.faults[row] = fault
 
     def resolve(self, start: int, stop: int, failure: Failure) -> int:
         """Find the bad rows of a part that failed; give how many there are."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spark.carriers import TASK_COL
-from sparkscore.spark.delta_log import commit_info, delta_path, history
+from sparkscore.spark.delta_log import DeltaTable, commit_info, history
 from sparkscore.spark.schemas import arrow_schema
 from sparkscore.spec.scoring import ERR_COL, POINTER_COL
 from sparkscore.tables import ERR, SS
@@ -48,9 +48,13 @@ _DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}\.c\d{3}\.")
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit of a unit, from the sink's own history; in one that is to be made, `version` is the lost one's or -1."""
+    """A commit of a unit, as the sink itself tells it.
 
-    version: int
+    `version` is that of a Delta table, and None where a sink has none. In a commit that is to be made it is the version
+    at which the unit was lost, or -1.
+    """
+
+    version: int | None
     unit_seq: int
     unit_id: str
     attempt: int
@@ -123,7 +127,7 @@ def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sh
     unit whose commit was lost under later ones is below the run's transaction, so it has one of its own, by the version
     that was lost: of two drivers that make it again, Delta still takes one.
     """
-    lost = commit.version >= 0
+    lost = commit.version is not None and commit.version >= 0
     metadata = {
         "run_id": run_id,
         "unit_seq": commit.unit_seq,
@@ -141,16 +145,16 @@ def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sh
     )
     if sink.partition_by:
         writer = writer.partitionBy(*sink.partition_by)
-    writer.save(sink.location)
+    DeltaTable(sink.location).save(writer)
 
 
-def commits_of(spark: SparkSession, location: str, run_id: str, limit: int | None = None) -> list[Commit]:
+def commits_of(spark: SparkSession, table: DeltaTable, run_id: str, limit: int | None = None) -> list[Commit]:
     """List the commits of a run among the newest `limit` commits of the sink (all by default), by unit."""
-    entries = (_of_run(run_id, row.version, row.userMetadata) for row in history(spark, location, limit))
-    return sorted((c for c in entries if c is not None), key=lambda c: (c.unit_seq, c.version))
+    entries = (_of_run(run_id, row.version, row.userMetadata) for row in history(spark, table.sql, limit))
+    return sorted((c for c in entries if c is not None), key=lambda c: (c.unit_seq, c.version or 0))
 
 
-def own_commit(spark: SparkSession, location: str, run_id: str) -> Commit | None:
+def own_commit(spark: SparkSession, table: DeltaTable, run_id: str) -> Commit | None:
     """Give the commit of a run that this session made last, as the sink's log holds it now.
 
     None when the session's last commit was another's, or when its entry in the log is not where the open protocol has
@@ -159,7 +163,7 @@ def own_commit(spark: SparkSession, location: str, run_id: str) -> Commit | None
     version = spark.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
     if not version:
         return None
-    return _of_run(run_id, int(version), commit_info(location, int(version)).get("userMetadata"))
+    return _of_run(run_id, int(version), commit_info(table.location, int(version)).get("userMetadata"))
 
 
 def _of_run(run_id: str, version: int, user_metadata: str | None) -> Commit | None:
@@ -169,7 +173,7 @@ def _of_run(run_id: str, version: int, user_metadata: str | None) -> Commit | No
     return Commit(version, metadata["unit_seq"], metadata["unit_id"], metadata["attempt"])
 
 
-def count_units(spark: SparkSession, location: str, run_id: str, unit_ids: Sequence[str]) -> dict[str, Committed]:
+def count_units(spark: SparkSession, table: DeltaTable, run_id: str, unit_ids: Sequence[str]) -> dict[str, Committed]:
     """Count units' committed rows by status; statistics on `_ss` keep the read to the units' own files.
 
     Units are named by their ids, not their numbers: Spark compiles a number into the query's code, and would compile
@@ -177,10 +181,10 @@ def count_units(spark: SparkSession, location: str, run_id: str, unit_ids: Seque
     """
     from pyspark.sql import functions as F
 
-    table = spark.read.format("delta").load(location)
-    metadata = table.metadataColumn("_metadata")
-    ours = table.where((F.col("_ss.run_id") == run_id) & F.col("_ss.unit_id").isin(list(unit_ids)))
-    rows = (
+    rows = table.read(spark)
+    metadata = rows.metadataColumn("_metadata")
+    ours = rows.where((F.col("_ss.run_id") == run_id) & F.col("_ss.unit_id").isin(list(unit_ids)))
+    counted = (
         ours.groupBy(F.col("_ss.unit_id").alias("unit_id"))
         .agg(
             F.expr("count_if(_ss.status = 'ok')").alias("ok"),
@@ -192,23 +196,23 @@ def count_units(spark: SparkSession, location: str, run_id: str, unit_ids: Seque
     )
     found = {
         row.unit_id: Committed(row.ok, row.bad, frozenset(row.tasks), tuple(sorted((f[0], f[1]) for f in row.files)))
-        for row in rows
+        for row in counted
     }
     return {unit_id: found.get(unit_id, Committed(0, 0, frozenset(), ())) for unit_id in unit_ids}
 
 
-def count_rows(spark: SparkSession, location: str, run_id: str) -> dict[int, int]:
+def count_rows(spark: SparkSession, table: DeltaTable, run_id: str) -> dict[int, int]:
     """Count the rows that the sink holds of a run now, by unit; reads one column of the run's own files."""
     from pyspark.sql import functions as F
 
-    ours = spark.read.format("delta").load(location).where(F.col("_ss.run_id") == run_id)
+    ours = table.read(spark).where(F.col("_ss.run_id") == run_id)
     return {
         row.unit: row.rows
         for row in ours.groupBy(F.col("_ss.unit_seq").alias("unit")).agg(F.count("*").alias("rows")).collect()
     }
 
 
-def check_sink(spark: SparkSession, location: str, expected: pa.Schema, partition_by: Sequence[str] = ()) -> None:
+def check_sink(spark: SparkSession, table: DeltaTable, expected: pa.Schema, partition_by: Sequence[str] = ()) -> None:
     """Refuse a sink that cannot take the run's rows, or whose transactions expire, before anything is scored.
 
     Raises
@@ -218,25 +222,25 @@ def check_sink(spark: SparkSession, location: str, expected: pa.Schema, partitio
     ClusterError
         `SPS-ENV-SINK` when the table forgets transactions, which exactly-once writes rest on.
     """
-    if not history(spark, location, limit=1):
-        _refuse_other_files(location)
+    if not history(spark, table.sql, limit=1):
+        _refuse_other_files(table.location)
         return
-    there = {f.name.lower(): f.type for f in arrow_schema(spark.read.format("delta").load(location).schema)}
+    there = {f.name.lower(): f.type for f in arrow_schema(table.read(spark).schema)}
     for column in expected:
         found = there.get(column.name.lower())
         if found is None or not _same_type(found, column.type):
             raise error(
                 "SPS-SPEC-SINK",
-                f"Expected the sink {location} to have the column {column.name}: {_short(column.type)}. "
+                f"Expected the sink {table} to have the column {column.name}: {_short(column.type)}. "
                 f"Got {'no such column' if found is None else _short(found)}; it has {', '.join(there)}.",
                 "Give sink.location a new table, or name the outputs and kept columns as the table has them.",
             )
-    detail = spark.sql(f"DESCRIBE DETAIL {delta_path(location)}").select("properties", "partitionColumns").collect()
+    detail = spark.sql(f"DESCRIBE DETAIL {table.sql}").select("properties", "partitionColumns").collect()
     found = list(detail[0].partitionColumns)
     if partition_by and [n.lower() for n in partition_by] != [n.lower() for n in found]:
         raise error(
             "SPS-SPEC-SINK",
-            f"Expected the sink {location} to be partitioned by {', '.join(partition_by)}. Got a table that is "
+            f"Expected the sink {table} to be partitioned by {', '.join(partition_by)}. Got a table that is "
             f"{'partitioned by ' + ', '.join(found) if found else 'not partitioned'}.",
             "Take sink.partition_by out: a table that is there keeps its own; or give sink.location a new table.",
             where="sink.partition_by",
@@ -244,7 +248,7 @@ def check_sink(spark: SparkSession, location: str, expected: pa.Schema, partitio
     if "delta.setTransactionRetentionDuration" in (detail[0].properties or {}):
         raise error(
             "SPS-ENV-SINK",
-            f"Expected a sink that keeps its transactions. Got {location} with delta.setTransactionRetentionDuration.",
+            f"Expected a sink that keeps its transactions. Got {table} with delta.setTransactionRetentionDuration.",
             "Unset that property of the table, or give another sink.location.",
         )
 
@@ -264,7 +268,7 @@ def _refuse_other_files(location: str) -> None:
             )
 
 
-def discard(spark: SparkSession, location: str, run_id: str, last_unit: int) -> bool:
+def discard(spark: SparkSession, table: DeltaTable, run_id: str, last_unit: int) -> bool:
     """Delete a run's rows from the sink in one commit; False when there is no table.
 
     First, an append without rows carries the transaction of the run's last unit. After it Delta skips what a driver
@@ -272,12 +276,12 @@ def discard(spark: SparkSession, location: str, run_id: str, last_unit: int) -> 
 
     Delta's commands take no named parameters (Spark 4.2: UNBOUND_SQL_PARAMETER); a run id holds no quote.
     """
-    if not history(spark, location, limit=1):
+    if not history(spark, table.sql, limit=1):
         return False
-    nothing = spark.read.format("delta").load(location).limit(0)
+    nothing = table.read(spark).limit(0)
     transaction = {"txnAppId": app_id(run_id), "txnVersion": str(last_unit)}
-    nothing.write.format("delta").mode("append").options(**transaction).save(location)
-    spark.sql(f"DELETE FROM {delta_path(location)} WHERE _ss.run_id = '{run_id}'")
+    table.save(nothing.write.format("delta").mode("append").options(**transaction))
+    spark.sql(f"DELETE FROM {table.sql} WHERE _ss.run_id = '{run_id}'")
     return True
 
 

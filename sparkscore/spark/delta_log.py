@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -14,9 +15,9 @@ from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import files
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["commit_info", "delta_path", "history", "newest_version", "plain_refusal", "version_at"]
+__all__ = ["DeltaTable", "commit_info", "delta_path", "history", "newest_version", "plain_refusal", "version_at"]
 
 # Reader features under which the data files still hold exactly the table's rows and names.
 _HARMLESS = frozenset({"timestampNtz", "vacuumProtocolCheck", "v2Checkpoint"})
@@ -26,19 +27,46 @@ _PARTITION_TYPES = frozenset({"string", "integer", "date", "boolean"})
 _MISSING = ("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "DELTA_TABLE_ONLY_OPERATION", "PATH_NOT_FOUND")
 
 
+@dataclass(frozen=True)
+class DeltaTable:
+    """A Delta table by its location."""
+
+    location: str
+
+    @property
+    def sql(self) -> str:
+        """Its name in SQL."""
+        return delta_path(self.location)
+
+    def read(self, spark: SparkSession, version: int | None = None) -> DataFrame:
+        """Read the table, as it is or as it was at a version."""
+        at = {} if version is None else {"versionAsOf": str(version)}
+        return spark.read.format("delta").options(**at).load(self.location)
+
+    def save(self, writer: Any) -> None:
+        """Let a writer of Delta's format write into the table."""
+        writer.save(self.location)
+
+    def __str__(self) -> str:
+        return self.location
+
+
 def delta_path(location: str) -> str:
     """Name a table by its path in SQL; `` delta.`path` `` needs an absolute one."""
     local = files.local_path(location)
     return f"delta.`{local.absolute() if local is not None else location}`"
 
 
-def history(spark: SparkSession, location: str, limit: int | None = None) -> list[Any]:
-    """List the newest commits first: rows of version, timestamp, userMetadata. Empty when there is no table."""
+def history(spark: SparkSession, table: str, limit: int | None = None) -> list[Any]:
+    """List the newest commits of a table, by its name in SQL: rows of version, timestamp, userMetadata.
+
+    Empty when there is no table.
+    """
     from pyspark.errors import AnalysisException
 
     tail = f" LIMIT {limit}" if limit is not None else ""
     try:
-        frame = spark.sql(f"DESCRIBE HISTORY {delta_path(location)}{tail}")
+        frame = spark.sql(f"DESCRIBE HISTORY {table}{tail}")
         return frame.select("version", "timestamp", "userMetadata").collect()
     except AnalysisException as cause:
         if any(name in str(cause) for name in _MISSING):
@@ -65,7 +93,7 @@ def commit_info(location: str, version: int) -> dict[str, Any]:
 
 def newest_version(spark: SparkSession, location: str) -> int | None:
     """Give the newest version of a table, None when there is none."""
-    found = history(spark, location, limit=1)
+    found = history(spark, delta_path(location), limit=1)
     return int(found[0].version) if found else None
 
 

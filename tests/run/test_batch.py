@@ -143,7 +143,7 @@ def test_units_that_wait_for_their_proof_are_recorded_when_a_later_one_fails(
 def test_commits_are_found_in_the_history_where_their_entries_do_not_answer(
     spark, pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparkscore.run.proof.own_commit", lambda *_: None)
+    monkeypatch.setattr("sparkscore.run.delta_line.own_commit", lambda *_: None)
     write_rows(tmp_path / "in", 24_000, 2)
     run = pipeline().run(spark, run_id="r1")
     assert [unit.committed_version for unit in run.units().collect()] == list(range(run.summary().units))

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.ledger.store import LocalStore, Store
-from sparkscore.run import batch, folding
+from sparkscore.run import batch, delta_line, folding
 from sparkscore.run.discarding import discard_run
 from tests.run.conftest import WEIGHTS, delta_rows, expected_score, write_rows
 
@@ -121,12 +121,12 @@ def test_a_driver_that_was_taken_for_dead_ends_fenced_and_its_successor_succeeds
 ) -> None:
     """The first driver stands still before it commits unit 1, and wakes while its successor commits the same unit."""
     write_rows(tmp_path / "in", TWO_UNITS, 2)
-    write = batch.write_unit
+    write = delta_line.write_unit
     seconds: list[Any] = []
 
     def stands_still(frame: Any, *args: Any) -> None:
         if args[1].unit_seq == 1:
-            monkeypatch.setattr(batch, "write_unit", conflicts(lambda: write(frame, *args)))
+            monkeypatch.setattr(delta_line, "write_unit", conflicts(lambda: write(frame, *args)))
             seconds.append(batch.run_batch(spark, pipeline().spec, "r1", take_over=True, heartbeat_s=BEAT_S).summary())
         else:
             write(frame, *args)
@@ -138,7 +138,7 @@ def test_a_driver_that_was_taken_for_dead_ends_fenced_and_its_successor_succeeds
 
         return second_write
 
-    monkeypatch.setattr(batch, "write_unit", stands_still)
+    monkeypatch.setattr(delta_line, "write_unit", stands_still)
     with pytest.raises(SparkscoreError, match="SPS-FENCED") as caught:
         pipeline().run(spark, run_id="r1")
     assert caught.value.exit_code == 9
@@ -151,7 +151,7 @@ def test_a_driver_that_was_taken_for_dead_brings_no_row_back_into_a_discarded_ru
     spark, pipeline, tmp_path: Path, monkeypatch
 ) -> None:
     write_rows(tmp_path / "in", TWO_UNITS, 2)
-    write = batch.write_unit
+    write = delta_line.write_unit
     store: Store = LocalStore(tmp_path / "out_ledger")
 
     def discarded_meanwhile(frame: Any, sink: Any, commit: Any, *args: Any) -> None:
@@ -159,7 +159,7 @@ def test_a_driver_that_was_taken_for_dead_brings_no_row_back_into_a_discarded_ru
             discard_run(spark, store, batch.read_plan(store, "r1"), take_over=True)
         write(frame, sink, commit, *args)
 
-    monkeypatch.setattr(batch, "write_unit", discarded_meanwhile)
+    monkeypatch.setattr(delta_line, "write_unit", discarded_meanwhile)
     with pytest.raises(SparkscoreError, match="SPS-FENCED"):
         pipeline().run(spark, run_id="r1")
     assert delta_rows(tmp_path / "out").num_rows == 0

@@ -15,7 +15,7 @@ import pytest
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.events import read_events
 from sparkscore.ledger.store import LocalStore
-from sparkscore.run import batch
+from sparkscore.run import batch, delta_line
 from tests.run.conftest import delta_rows, write_rows
 
 pytestmark = pytest.mark.spark
@@ -36,7 +36,7 @@ def losing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
     """Make the first `times` commits of unit 1 to a table be lost, right after each."""
 
     def lose(table: Path, times: int) -> None:
-        write, left = batch.write_unit, [times]
+        write, left = delta_line.write_unit, [times]
 
         def write_and_lose(frame: Any, sink: Any, commit: Any, *rest: Any) -> None:
             write(frame, sink, commit, *rest)
@@ -44,7 +44,7 @@ def losing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
                 left[0] -= 1
                 overwrite(table, times - left[0])
 
-        monkeypatch.setattr(batch, "write_unit", write_and_lose)
+        monkeypatch.setattr(delta_line, "write_unit", write_and_lose)
 
     return lose
 

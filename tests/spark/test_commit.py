@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from sparkscore.spark.commit import Commit, commits_of, own_commit, with_ss, write_unit
+from sparkscore.spark.delta_log import DeltaTable
 from sparkscore.tables import ERR, SS
 
 pytestmark = pytest.mark.spark
@@ -60,26 +61,26 @@ def committed(spark, tmp_path: Path) -> Path:
 
 
 def test_the_commit_of_this_session_is_found_in_its_entry_as_in_the_history(spark, committed: Path) -> None:
-    assert own_commit(spark, str(committed), "r1") == Commit(0, 0, "u0", 2)
-    assert commits_of(spark, str(committed), "r1") == [Commit(0, 0, "u0", 2)]
+    assert own_commit(spark, DeltaTable(str(committed)), "r1") == Commit(0, 0, "u0", 2)
+    assert commits_of(spark, DeltaTable(str(committed)), "r1") == [Commit(0, 0, "u0", 2)]
 
 
 def test_an_entry_that_is_not_ours_any_more_is_no_answer(spark, committed: Path) -> None:
-    assert own_commit(spark, str(committed), "r2") is None
+    assert own_commit(spark, DeltaTable(str(committed)), "r2") is None
     entry = committed / "_delta_log" / f"{0:020d}.json"
     lines = [json.loads(line) for line in entry.read_text().splitlines()]
     for line in lines:
         line.get("commitInfo", {})["userMetadata"] = json.dumps({"run_id": "r9", "unit_seq": 0})
     entry.write_text("\n".join(json.dumps(line) for line in lines))
-    assert own_commit(spark, str(committed), "r1") is None
+    assert own_commit(spark, DeltaTable(str(committed)), "r1") is None
     entry.write_text('{"commitInfo": {"userMeta')
-    assert own_commit(spark, str(committed), "r1") is None
+    assert own_commit(spark, DeltaTable(str(committed)), "r1") is None
     entry.unlink()
-    assert own_commit(spark, str(committed), "r1") is None
+    assert own_commit(spark, DeltaTable(str(committed)), "r1") is None
 
 
 def test_a_later_commit_of_the_session_to_another_table_is_no_answer(spark, committed: Path, tmp_path: Path) -> None:
     for _ in range(2):
         spark.range(1).write.format("delta").mode("append").save(str(tmp_path / "other"))
-    assert own_commit(spark, str(committed), "r1") is None
-    assert own_commit(spark, "gs://no-store-that-python-reads/x", "r1") is None
+    assert own_commit(spark, DeltaTable(str(committed)), "r1") is None
+    assert own_commit(spark, DeltaTable("gs://no-store-that-python-reads/x"), "r1") is None
