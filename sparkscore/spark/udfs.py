@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from sparkscore.spark.carriers import ColumnTask
-from sparkscore.spark.schemas import ddl_type, quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -30,6 +29,8 @@ def map_in_arrow(frame: DataFrame, task: Callable[[Batches], Batches], result: S
     them ``string collate UTF8_BINARY``, which Delta would keep, and its other readers refuse (pyspark 4.2
     `connect/types.py`, deltalake 1.6).
     """
+    from sparkscore.spark.schemas import ddl_type, quoted  # it needs pydantic, which workers that import this lack
+
     names = frame.columns
     scored = frame.toDF(*(f"c{i}" for i in range(len(names)))).mapInArrow(_Renamed(task, names), result)
     types = {f.name: ddl_type(f.dataType) for f in result}
