@@ -101,7 +101,7 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Start the session with the jars: see `sparkscore jars`, for S3 `--s3`; Delta also needs two settings.",
     ),
     (
-        r"Python in worker has different version[: (]+[\w.]+\)? than that in driver[: (]+[\w.]+|PYTHON_VERSION_MISMATCH",
+        r"Python in worker has different version\W+[\w.]+\W+than that in driver\W+[\w.]+|PYTHON_VERSION_MISMATCH",
         "SPS-ENV-PACKAGE",
         "the workers' Python to have the driver's minor version",
         "Set PYSPARK_PYTHON, on the driver, to a Python of that version on every node, or send one with --archives.",
