@@ -47,8 +47,8 @@ _CONF = {
 }
 # No other machine has to reach this driver.
 _LOOPBACK = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-_ADDRESS = re.compile(r"(?:spark|sc)://(?P<hosts>[^/;]+)")
-_CONNECT_PORT = 15002
+_ADDRESS = re.compile(r"(?P<scheme>spark|sc)://(?P<hosts>[^/;]+)")
+_PORTS = {"spark": "7077", "sc": "15002"}
 _REACH_LIMIT_S = 5.0
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 # A batch asks for throughput, not for short pauses; Spark's classes alone outgrow the room that Java first gives them.
@@ -162,23 +162,25 @@ def _session(settings: dict[str, str]) -> SparkSession:
             'pip install "sparkscore[connect]"',
         ) from cause
     except Exception as cause:  # boundary: Spark refuses a session in many ways, by Python's, py4j's and gRPC's errors
-        place = settings.get("spark.remote") or settings.get("spark.master") or "spark-submit"
-        raise _no_session(place, f"{type(cause).__name__}: {' '.join(str(cause).split())[:400]}") from cause
+        place, _, secret = (settings.get("spark.remote") or settings.get("spark.master", "spark-submit")).partition(";")
+        text = " ".join(str(cause).replace(secret or "\n", " ").split())  # a Connect URL may end in a token
+        raise _no_session(place, f"{type(cause).__name__}: {text[:400]}") from cause
 
 
 def _assert_reached(master: str) -> None:
     """Refuse a cluster at whose address nothing listens: Spark itself would go on asking for minutes."""
     match = _ADDRESS.match(master)
+    if match is None:
+        return
     refusals = []
-    for one in match.group("hosts").split(",") if match else ():
-        host, _, port = one.rpartition(":") if re.search(r":\d+$", one) else (one, "", str(_CONNECT_PORT))
+    for one in match["hosts"].split(","):
+        host, _, port = one.rpartition(":") if re.search(r":\d+$", one) else (one, "", _PORTS[match["scheme"]])
         try:
             socket.create_connection((host.strip("[]"), int(port)), _REACH_LIMIT_S).close()
             return  # of several masters one is enough
         except (OSError, OverflowError) as cause:  # OverflowError: no such port
             refusals.append(f"{one}: {cause}")
-    if refusals:
-        raise _no_session(master.partition(";")[0], "; ".join(refusals))
+    raise _no_session(master.partition(";")[0], "; ".join(refusals))
 
 
 def _no_session(place: str, got: str) -> SparkscoreError:
