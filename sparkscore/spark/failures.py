@@ -114,9 +114,9 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "set PYSPARK_PYTHON to the Python that has them.",
     ),
     (
-        r"Cannot run program \"[^\"]*python[^\"]*\"",
+        r"Cannot run program \"[^\"]*python[^\"]*\"|Error from python worker:\s+[^\n]{1,200}",
         "SPS-ENV-PACKAGE",
-        "the Python of PYSPARK_PYTHON on every node",
+        "the Python of PYSPARK_PYTHON to start on every node",
         "Set PYSPARK_PYTHON, on the driver, to a path that the nodes have; by default it is the driver's own.",
     ),
     (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,28 +32,44 @@ def pipeline(tmp_path: Path) -> Pipeline:
     return Pipeline.load(document)
 
 
+def _another_python() -> str:
+    """Find a Python of another minor version that starts; skips the test where there is none."""
+    beside = Path(sys.base_prefix).parent.glob("*3.1[0-4]*/bin/python3")
+    for found in (shutil.which("python3.12"), shutil.which("python3.13"), *map(str, sorted(beside))):
+        version = "import sys; print(sys.version_info[:2])"
+        told = found and subprocess.run([found, "-c", version], capture_output=True, text=True, timeout=30)
+        if told and told.returncode == 0 and told.stdout.strip() != str(sys.version_info[:2]):
+            return str(found)
+    pytest.skip("no other Python on this machine")
+
+
 @pytest.mark.parametrize(
     ("python", "told"),
     [
         ("no onnxruntime", r"Expected the package onnxruntime in this Python. Got: No module named 'onnxruntime'"),
-        ("no sparkscore", r"each worker's Python to have sparkscore .*No module named 'sparkscore'"),
-        ("3.12", r"the driver's minor version. Got .*3\.12.*3\.11"),
-        ("nowhere", r"Expected the Python of PYSPARK_PYTHON on every node. Got .*/nowhere/python"),
+        ("no pyarrow", r"each worker's Python to have sparkscore .* Got .*(No module named|PACKAGE_NOT_INSTALLED)"),
+        ("another version", r"the driver's minor version. Got .*different version: 3\.\d+ .*driver: 3\.\d+"),
+        ("nowhere", r"Expected the Python of PYSPARK_PYTHON to start on every node. Got .*/nowhere/python"),
+        ("broken", r"Expected the Python of PYSPARK_PYTHON to start on every node. Got .*no such interpreter"),
     ],
 )
 def test_a_python_that_cannot_score_is_named_with_its_remedy(
     spark, pipeline: Pipeline, python: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = spark.sparkContext  # a test may: workers are started by the driver's own setting
-    found = {"nowhere": str(tmp_path / "nowhere" / "python"), "3.12": shutil.which("python3.12")}
-    if python not in found:
-        found[python] = bare_python(tmp_path / "python", ALL)
-    if found[python] is None:
-        pytest.skip("no Python 3.12 on this machine")
-    monkeypatch.setattr(context, "pythonExec", found[python])
-    if python == "no onnxruntime":
-        monkeypatch.setitem(context.environment, "PYTHONPATH", str(ROOT))
+    found = tmp_path / "nowhere" / "python"
+    if python.startswith("no "):
+        there = [name for name in ALL if python != f"no {name}"]
+        found = Path(bare_python(tmp_path / "python", there))
+    elif python == "another version":
+        found = Path(_another_python())
+    elif python == "broken":
+        found.parent.mkdir()
+        found.write_text("#!/bin/sh\necho no such interpreter >&2\nexit 127\n")
+        found.chmod(0o755)
+    # A test may: workers are started by the driver's own setting.
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", str(found))
+    monkeypatch.setitem(spark.sparkContext.environment, "PYTHONPATH", str(ROOT))
     with pytest.raises(SparkscoreError, match=told) as raised:
         pipeline.run(spark, run_id="r1")
     assert (raised.value.code, raised.value.exit_code) == ("SPS-ENV-PACKAGE", 4)
-    assert not (tmp_path / "out" / "_delta_log").exists()
+    assert not list((tmp_path / "out").glob("_delta_log/*.json"))
