@@ -172,6 +172,7 @@ class _Attempt:
         self.fail_on_quarantine = False
         self._scoring: int | None = None  # the unit at hand
         self._sealing: Sealing | None = None
+        self._model = job.scoring.model  # as the workers find it
         self._lost: dict[int, int] = {}  # units to be made again -> the version at which they were lost
 
     def run(self, progress: Progress) -> Run:
@@ -211,7 +212,7 @@ class _Attempt:
             self.events.write("input_ss_dropped", detail="the source has a column _ss; rename it in prepare to keep it")
         self._sealing = run_sealing(self.pipeline, self.store, self.plan.run_id)
         with mapped(self.spark):
-            hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
+            self._model = hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
 
     def _resume(self) -> None:
         """Take the units that earlier attempts committed.
@@ -347,7 +348,7 @@ class _Attempt:
         # The pilot proves that rows do not depend on their neighbours; where it has too few that differ, the next does.
         proven = any(proof.proof_calls for proof in self.proofs.values())
         sealing = replace(self._sealing, unit_id=unit.unit_id) if self._sealing else None
-        return replace(scoring, on_error=on_error, prove_batch=not proven, sealing=sealing)
+        return replace(scoring, model=self._model, on_error=on_error, prove_batch=not proven, sealing=sealing)
 
     def _assert_unchanged(self, unit: Unit) -> None:
         if self.job.snapshot.route != "files":

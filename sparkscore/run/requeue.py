@@ -21,7 +21,7 @@ from sparkscore.run.golden import golden_rows
 from sparkscore.run.keys import assert_key
 from sparkscore.run.lines import line_of
 from sparkscore.run.models import model_to_json, pin_model
-from sparkscore.run.planning import quarantine_location, restore
+from sparkscore.run.planning import assert_sink, quarantine_location, restore
 from sparkscore.run.result import Run
 from sparkscore.run.summaries import summary_of
 from sparkscore.run.units import pack

@@ -120,6 +120,25 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Start the session with the jars: see `sparkscore jars`, for S3 `--s3`; Delta also needs two settings.",
     ),
     (
+        r"Python in worker has different version\W+[\w.]+\W+than that in driver\W+[\w.]+|PYTHON_VERSION_MISMATCH",
+        "SPS-ENV-PACKAGE",
+        "the workers' Python to have the driver's minor version",
+        "Set PYSPARK_PYTHON, on the driver, to a Python of that version on every node, or send one with --archives.",
+    ),
+    (
+        r"ModuleNotFoundError: No module named '[\w.]+'|PACKAGE_NOT_INSTALLED",
+        "SPS-ENV-PACKAGE",
+        "each worker's Python to have sparkscore and what it imports: numpy, pyarrow, onnxruntime",
+        "Install sparkscore[cpu] on every node, or send sparkscore with --py-files and the packages with --archives; "
+        "set PYSPARK_PYTHON to the Python that has them.",
+    ),
+    (
+        r"Cannot run program \"[^\"]*python[^\"]*\"|Error from python worker:\s+[^\n]{1,200}",
+        "SPS-ENV-PACKAGE",
+        "the Python of PYSPARK_PYTHON to start on every node",
+        "Set PYSPARK_PYTHON, on the driver, to a path that the nodes have; by default it is the driver's own.",
+    ),
+    (
         r"ConcurrentTransaction",
         "SPS-FENCED",
         "to be the only writer of this run",
@@ -188,8 +207,11 @@ def from_spark(cause: BaseException, expressions: Mapping[str, str] | None = Non
         ours.context.update({k: v for k, v in context.items() if k not in ours.context})
         return ours
     for pattern, code, expected, fix in _RULES:
-        if re.search(pattern, text):
-            return error(code, f"Expected {expected}. Got {_got(text)}.", fix, **_with_file(text, context))
+        match = re.search(pattern, text)
+        if match:
+            got = _got(text)
+            named = got if match.group() in got else f"{got.rstrip(':')}; {match.group()}"
+            return error(code, f"Expected {expected}. Got {named}.", fix, **_with_file(text, context))
     return error(
         "SPS-FAILED",
         f"Expected the job to end well. Got {type(cause).__name__}: {_got(text)}.",
