@@ -1,5 +1,5 @@
 # What a person types here. Each target sets up what it needs, once, and works from a fresh clone.
-.PHONY: help demo test check lint lanes bench docs clean
+.PHONY: help demo test check lint lanes bench chaos docs clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -13,6 +13,7 @@ help:
 	@echo "make check   what to run before each commit: ruff, mypy, import contract, house rules, fast tests"
 	@echo "make lanes   all of the contract suite on local-cluster, a standalone cluster and Spark Connect"
 	@echo "make bench   the table of benchmarks/"
+	@echo "make chaos   the faults of docs/reliability.md, played with real processes (about an hour)"
 	@echo "make docs    the documentation, into site/"
 	@echo "make clean   remove everything that the others made"
 
@@ -37,6 +38,9 @@ lanes: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos --points --write
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict

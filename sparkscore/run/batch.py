@@ -220,7 +220,9 @@ class _Attempt:
         What an earlier attempt recorded of a unit is taken as it is; a unit that was committed and not recorded,
         because its driver died in between, is proved now.
         """
-        recorded = recorded_proofs(read_events(self.store, self.plan.run_id))
+        events = read_events(self.store, self.plan.run_id)
+        self._lost = {e["unit_seq"]: e["version"] for e in events if e["event"] == "commit_lost" and "version" in e}
+        recorded = recorded_proofs(events)
         unrecorded = []
         for seq, commit in sorted(self._standing(recorded).items()):
             if seq in recorded:
@@ -237,7 +239,7 @@ class _Attempt:
         there, lost = self.line.standing(known)
         for seq in lost:
             self._lost[seq] = (known[seq].version or 0) if seq in known else 0
-            self.events.write("commit_lost", unit_seq=seq)
+            self.events.write("commit_lost", unit_seq=seq, version=self._lost[seq])
         return there
 
     def _score_all(self, progress: Progress) -> None:
@@ -388,6 +390,7 @@ class _Attempt:
         self.events.write("run_published", units=len(self.plan.units))
         folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line)
         self.events.write("quarantine_folded", rows=totals.bad_rows)
+        self.claim.assert_mine()  # a driver that was passed over since then leaves the end to its successor
         self.events.write("run_closed", exit_code=_success(totals.bad_rows, self.fail_on_quarantine))
         if _tables_folded(self.spark, self.store, self.plan.run_id):
             self.events.write("tables_folded")
@@ -410,9 +413,17 @@ class _Attempt:
             stop = StopSignal(signal.SIGTERM, "the Spark session ended: spark-submit was told to stop, or its JVM died")
             self._stopped(stop)
             return stop
-        named = self.deaths.explained(self.spark, named)
+        named = self._passed_over() or self.deaths.explained(self.spark, named)
         self._fail(named)
         return named
+
+    def _passed_over(self) -> SparkscoreError | None:
+        """Tell that another attempt took the run, which is why things are not as this one left them."""
+        try:
+            self.claim.assert_mine()
+        except SparkscoreError as failure:
+            return failure if failure.code == "SPS-FENCED" else None
+        return None
 
     def _fail(self, failure: SparkscoreError) -> None:
         failure.context.setdefault("run", self.plan.run_id)

@@ -18,6 +18,7 @@ from sparkscore.spark.commit import (
     count_units,
     discard,
     own_commit,
+    shut_out,
     table_of,
     write_unit,
 )
@@ -47,10 +48,16 @@ class DeltaLine:
     def write(self, frame: DataFrame, commit: Commit) -> None:
         """Append a unit; Delta skips it when it is committed already, or raises when another one is at it.
 
-        The table is leased while the unit is scored, too: Spark scores and commits in one action.
+        The table is leased while the unit is scored, too: Spark scores and commits in one action. A unit that was lost
+        has a transaction of its own. A driver that was taken for dead may still be about to commit it under the run's:
+        it is shut out first, and if it was quicker, its commit is the unit's.
         """
         self._table.make(frame, self._sink.partition_by)
         with self._leased():
+            if commit.version is not None and commit.version >= 0:
+                shut_out(self._spark, self._table, (app_id(self._run_id), commit.unit_seq))
+                if self.find(self._plan.units[commit.unit_seq], again=True) is not None:
+                    return
             write_unit(frame, self._sink, commit, self._run_id, self._plan.sha256)
 
     def find(self, unit: Unit, *, again: bool = False) -> Commit | None:

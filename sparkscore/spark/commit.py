@@ -40,6 +40,7 @@ __all__ = [
     "own_commit",
     "publish_app_id",
     "published_at",
+    "shut_out",
     "ss_sql",
     "table_of",
     "with_ss",
@@ -49,7 +50,7 @@ __all__ = [
 
 Constant = str | int | datetime
 
-_DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}\.c\d{3}\.")
+_DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}[.-]c\d{3}\.")  # as Spark's are, too, since Delta 4
 
 
 @dataclass(frozen=True)
@@ -331,11 +332,12 @@ def _refuse_other_table(spark: SparkSession, table: DeltaTable) -> None:
 def _refuse_other_files(location: str) -> None:
     """Refuse a folder of another's files, in which Delta would make a table beside them without a word.
 
-    Data files of a Delta writer that died before its first commit are no hindrance; their names tell them from Spark's.
+    Data files of a run that died before the table's first commit are no hindrance.
     """
     for file in files.list_files(location):
         *folders, name = file.uri.removeprefix(location).strip("/").split("/")
-        if not any(part.startswith(("_", ".")) for part in (*folders, name)) and not _DELTA_FILE.match(name):
+        hidden = any(part.startswith(("_", ".")) for part in (*folders, name))
+        if not hidden and not (_DELTA_FILE.match(name) and _is_of_a_run(file.uri)):
             raise error(
                 "SPS-SPEC-SINK",
                 f"Expected a Delta table or a new place at {location}. Got a folder of other files, such as {name}.",
@@ -343,20 +345,38 @@ def _refuse_other_files(location: str) -> None:
             )
 
 
+def _is_of_a_run(uri: str) -> bool:
+    """Tell whether a Parquet file holds scored rows; one that is cut off was being written when its writer died."""
+    import pyarrow.parquet as pq
+
+    handle, path = files.filesystem(uri)
+    try:
+        with handle.open_input_file(path) as source:
+            return "_ss" in pq.read_schema(source).names
+    except pa.ArrowInvalid:
+        return True
+
+
 def discard(spark: SparkSession, table: DeltaTable, run_id: str, transaction: tuple[str, int]) -> bool:
     """Delete a run's rows from the sink in one commit; False when there is no table.
 
-    First, an append without rows carries the run's last transaction (application id and version). After it Delta skips
-    what a driver that was taken for dead still commits of this run.
+    The run's last transaction (application id and version) is shut first.
 
     Delta's commands take no named parameters (Spark 4.2: UNBOUND_SQL_PARAMETER); a run id holds no quote.
     """
     if not history(spark, table.sql, limit=1):
         return False
-    options = {"txnAppId": transaction[0], "txnVersion": str(transaction[1])}
-    table.write(table.read(spark).limit(0), options)
+    shut_out(spark, table, transaction)
     spark.sql(f"DELETE FROM {table.sql} WHERE _ss.run_id = '{run_id}'")
     return True
+
+
+def shut_out(spark: SparkSession, table: DeltaTable, transaction: tuple[str, int]) -> None:
+    """Append no row under a transaction (application id and version): Delta then skips or refuses what a driver that
+    was taken for dead still commits under it, or under an earlier one of the application.
+    """
+    options = {"txnAppId": transaction[0], "txnVersion": str(transaction[1])}
+    table.write(table.read(spark).limit(0), options)
 
 
 def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Constant]:
