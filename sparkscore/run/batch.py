@@ -20,24 +20,29 @@ from sparkscore.ledger.plans import Plan, Unit, read_plan, write_plan
 from sparkscore.ledger.store import Store, open_store
 from sparkscore.run import folding
 from sparkscore.run.budget import Totals, assert_within, task_limit
+from sparkscore.run.copying import copied
+from sparkscore.run.deaths import Deaths
 from sparkscore.run.environment import versions
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.golden import golden_rows
+from sparkscore.run.keys import run_sealing
 from sparkscore.run.lines import line_of
+from sparkscore.run.metrics import metrics_of
 from sparkscore.run.planning import Bound, assert_same, bound, make_plan, quarantine_location, restore
 from sparkscore.run.proof import UnitProof, prove, receipted, recorded_proofs
+from sparkscore.run.records import record_cause, record_findings, record_plan, rejections_recorded
 from sparkscore.run.result import Run
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.carriers import TASK_COL, UnitContext, UnitTask
 from sparkscore.spark.commit import Commit, unit_constants, with_ss
-from sparkscore.spark.failures import from_spark, mapped
+from sparkscore.spark.failures import from_spark, mapped, shown_cause
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sessions import hand_out, interruptible, is_over
 from sparkscore.spark.survey import changed_since
 from sparkscore.spark.udfs import map_in_arrow
-from sparkscore.spec.scoring import ScoringPlan
+from sparkscore.spec.scoring import ScoringPlan, Sealing
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -93,26 +98,31 @@ def run_batch(
     """
     store = open_store(pipeline.ledger)
     with mapped(spark, dict(pipeline.expressions()), run=run_id):
-        plan, job = _planned(spark, pipeline, store, run_id)
+        with rejections_recorded(store, run_id, pipeline):
+            plan, job = _planned(spark, pipeline, store, run_id, say)
         events = read_events(store, run_id)
         state = state_of(events)
         if state == "SUCCEEDED":
             return _repeated(spark, store, plan, events, fail_on_quarantine)
         if state == "DISCARDED":
             raise _discarded(run_id)
-        job = job or restore(spark, pipeline, plan)
+        with rejections_recorded(store, run_id, pipeline):
+            job = job or restore(spark, pipeline, plan)
     with claim_run(store, run_id, take_over=take_over, interval_s=heartbeat_s, say=say) as claim:
         attempt = _Attempt(spark, job, plan, store, claim)
         attempt.fail_on_quarantine = fail_on_quarantine
         return attempt.run(progress or (lambda *_: None))
 
 
-def _planned(spark: SparkSession, pipeline: Any, store: Store, run_id: str) -> tuple[Plan, Bound | None]:
+def _planned(
+    spark: SparkSession, pipeline: Any, store: Store, run_id: str, say: Callable[[str], None]
+) -> tuple[Plan, Bound | None]:
     """Give the run's plan, made now if there is none; and what it was made from, if it was made here."""
     plan, job = read_plan(store, run_id), None
     if plan is None:
         job = bound(spark, pipeline)
         golden_rows(spark, job)
+        job = copied(spark, store, job, run_id, say)
         plan = write_plan(store, make_plan(spark, job, run_id))
     if plan is None:  # another driver's came first: perhaps of another version of the input or the model
         plan, job = read_plan(store, run_id), None
@@ -152,12 +162,17 @@ class _Attempt:
         self.store = store
         self.claim = claim
         self.line = line_of(spark, plan, store)
-        self.events = EventLog(store, plan.run_id, claim.attempt)
+        metrics = metrics_of(store, plan)
+        claim.on_beat(metrics.beat)
+        self.events = EventLog(store, plan.run_id, claim.attempt, metrics.take)
+        self.deaths = Deaths(store, self.events)
         self.proofs: dict[int, UnitProof] = {}
         self.unproved: list[_Unproved] = []
         self._proved_at = time.monotonic()
         self.fail_on_quarantine = False
         self._scoring: int | None = None  # the unit at hand
+        self._sealing: Sealing | None = None
+        self._model = job.scoring.model  # as the workers find it
         self._lost: dict[int, int] = {}  # units to be made again -> the version at which they were lost
 
     def run(self, progress: Progress) -> Run:
@@ -171,7 +186,7 @@ class _Attempt:
             ended = self._ended(cause)
             if ended is cause:
                 raise
-            raise ended from cause
+            raise ended from shown_cause(cause)
         except BaseException as stop:  # boundary: closing a run that was told to stop
             self._stopped(stop)
             raise
@@ -185,16 +200,19 @@ class _Attempt:
             device=self.pipeline.model.device,
             on_error=self.pipeline.on_error.model_dump(mode="json"),
             quarantine=quarantine_location(self.pipeline),
+            model_flags=list(self.job.model.flags),
             **versions(self.spark),
         )
+        record_plan(self.events, self.plan)
         for message in self.plan.header["narrowing"]:
             self.events.write("narrowing", detail=message)
         for message in self.plan.header.get("sink_weaker", ()):
             self.events.write("at_least_once", detail=message)
         if self.plan.header["input_ss"]:
             self.events.write("input_ss_dropped", detail="the source has a column _ss; rename it in prepare to keep it")
+        self._sealing = run_sealing(self.pipeline, self.store, self.plan.run_id)
         with mapped(self.spark):
-            hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
+            self._model = hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
 
     def _resume(self) -> None:
         """Take the units that earlier attempts committed.
@@ -247,11 +265,12 @@ class _Attempt:
         """
         started = time.monotonic()
         self._scoring = unit.seq
+        self.events.write("unit_started", unit_seq=unit.seq, unit_id=unit.unit_id)
         commit = self._commit(unit)
         due = not self.proofs or unit is self.plan.units[-1] or time.monotonic() - self._proved_at >= _PROOF_EVERY_S
-        rows = Totals() if due else receipted(self.store, self.plan.run_id, commit)  # a proof reads them itself
-        self.unproved.append(_Unproved(commit, rows, time.monotonic() - started))
-        if due:
+        rows = None if due else receipted(self.store, self.plan.run_id, commit)  # a proof reads them itself
+        self.unproved.append(_Unproved(commit, rows or Totals(), time.monotonic() - started))
+        if rows is None:
             self._prove()
         try:
             assert_within(self._totals(), self.pipeline.on_error, self.plan.run_id)
@@ -269,14 +288,22 @@ class _Attempt:
             wall_s = one.wall_s + time.monotonic() - since
             self._record("unit_reused" if reused else "unit_committed", proof, wall_s)
             since = time.monotonic()
+        self.deaths.tell()
         self._proved_at = time.monotonic()
 
     def _commit(self, unit: Unit) -> Commit:
-        """Write one unit until its commit stays; one that another writer overwrote is made again."""
-        for _ in range(_MAX_COMMIT_TRIES):
+        """Write one unit until its commit stays; one that another writer overwrote is made again, as is one that
+        Delta refused because another one's changed the table, such as the first of two first ones.
+        """
+        for left in reversed(range(_MAX_COMMIT_TRIES)):
             self.claim.assert_mine()
             self._assert_unchanged(unit)
-            self._write(unit)
+            try:
+                self._write(unit)
+            except SparkscoreError as refusal:
+                if refusal.code != "SPS-CLUSTER-CONFLICT" or not left:
+                    raise
+                continue
             commit = self.line.find(unit, again=unit.seq in self._lost)
             if commit is not None:
                 if commit.attempt != self.claim.attempt:
@@ -306,7 +333,7 @@ class _Attempt:
             self.claim.assert_mine()
 
     def _unit_frame(self, unit: Unit) -> DataFrame:
-        scoring = self._task_plan()
+        scoring = self._task_plan(unit)
         context = UnitContext(self.plan.run_id, unit.seq, self.claim.attempt, self.store.root)
         paths = [f.path for f in unit.files]
         frame = scoring_frame(prepared(self.spark, self.job.snapshot, self.pipeline, paths), scoring)
@@ -316,13 +343,14 @@ class _Attempt:
         constants = unit_constants(self.plan.run_id, unit, scoring.model, provider, datetime.now(UTC))
         return with_ss(map_in_arrow(frame, UnitTask(scoring, context), declared), constants)
 
-    def _task_plan(self) -> ScoringPlan:
+    def _task_plan(self, unit: Unit) -> ScoringPlan:
         scoring = self.job.scoring
         limit = task_limit(self._totals(), self.pipeline.on_error, self.plan.header["planned_rows"])
         on_error = replace(scoring.on_error, max_bad_rows=limit)
         # The pilot proves that rows do not depend on their neighbours; where it has too few that differ, the next does.
         proven = any(proof.proof_calls for proof in self.proofs.values())
-        return replace(scoring, on_error=on_error, prove_batch=not proven)
+        sealing = replace(self._sealing, unit_id=unit.unit_id) if self._sealing else None
+        return replace(scoring, model=self._model, on_error=on_error, prove_batch=not proven, sealing=sealing)
 
     def _assert_unchanged(self, unit: Unit) -> None:
         if self.job.snapshot.route != "files":
@@ -341,7 +369,7 @@ class _Attempt:
     def _close(self) -> None:
         totals, on_error = self._totals(), self.pipeline.on_error
         self.line.assert_held(self._committed())
-        rows_in = sum(p.in_rows for p in self.proofs.values())
+        rows_in = sum(p.committed_rows if p.in_rows is None else p.in_rows for p in self.proofs.values())
         if rows_in == 0 and not on_error.allow_empty:
             raise error(
                 "SPS-ENV-EMPTY",
@@ -385,7 +413,7 @@ class _Attempt:
             stop = StopSignal(signal.SIGTERM, "the Spark session ended: spark-submit was told to stop, or its JVM died")
             self._stopped(stop)
             return stop
-        named = self._passed_over() or named
+        named = self._passed_over() or self.deaths.explained(self.spark, named)
         self._fail(named)
         return named
 
@@ -402,6 +430,7 @@ class _Attempt:
         event = "run_fenced" if failure.code == "SPS-FENCED" else "run_failed"
         if event == "run_failed":
             self._prove_what_there_is()
+        record_cause(self.events, failure, self._totals())
         text = {"code": failure.code, "message": str(failure)[:2000], "exit_code": failure.exit_code}
         unit = failure.context.get("unit", self._scoring)  # a proof may fail over one before the unit at hand
         if unit is not None and unit not in self.proofs:
@@ -451,6 +480,7 @@ class _Attempt:
             txn_version=unit.seq if self.line.app_id else None,
             **fields,
         )
+        record_findings(self.events, unit.seq, proof, self.job, self.proofs.values())
 
     def _committed(self) -> dict[int, int]:
         return {seq: proof.committed_rows for seq, proof in self.proofs.items()}
@@ -474,13 +504,12 @@ class _Attempt:
 def _tables_folded(spark: SparkSession, store: Store, run_id: str) -> bool:
     """Show the run in the ledger's tables; the events stay the truth when that fails."""
     try:
-        folding.fold_run(spark, store, run_id)
+        return bool(folding.fold_run(spark, store, run_id))
     except Exception:  # boundary: a run has ended as it has, whatever becomes of the tables
         _log.warning(
             "the tables of run %s could not be folded; the same run id again folds them", run_id, exc_info=True
         )
         return False
-    return True
 
 
 def _success(bad_rows: int, fail_on_quarantine: bool) -> int:

@@ -41,9 +41,25 @@ def before_the_proof(monkeypatch):
     return arrange
 
 
-def test_a_receipt_that_is_lost_opens_the_balance(spark, pipeline, tmp_path: Path, before_the_proof) -> None:
+def test_a_receipt_that_is_lost_makes_its_counts_unknown_and_the_rows_are_proved_without_it(
+    spark, pipeline, tmp_path: Path, before_the_proof
+) -> None:
     write_rows(tmp_path / "in", 100, 2)
     before_the_proof(lambda: next((tmp_path / "out_ledger" / "receipts" / "r1" / "0").iterdir()).unlink())
+    summary = pipeline().run(spark, run_id="r1").summary()
+    assert (summary.planned_rows, summary.ok_rows, summary.model_calls) == (100, 100, None)
+    assert "receipts" in summary.warnings[0]
+
+
+def test_a_receipt_that_tells_other_rows_opens_the_balance(spark, pipeline, tmp_path: Path, before_the_proof) -> None:
+    write_rows(tmp_path / "in", 100, 2)
+
+    def one_row_less() -> None:
+        path = next((tmp_path / "out_ledger" / "receipts" / "r1" / "0").iterdir())
+        receipt = json.loads(path.read_text())
+        path.write_text(json.dumps({**receipt, "rows_in": receipt["rows_in"] - 1}))
+
+    before_the_proof(one_row_less)
     found = refused("SPS-BALANCE", 6, lambda: pipeline().run(spark, run_id="r1"))
     assert "planned 100" in found.message
     assert "ok 100" in found.message

@@ -151,6 +151,8 @@ def test_a_driver_that_was_taken_for_dead_brings_no_row_back_into_a_discarded_ru
     spark, pipeline, tmp_path: Path, monkeypatch
 ) -> None:
     write_rows(tmp_path / "in", TWO_UNITS, 2)
+    copy = tmp_path / "out_ledger" / "inputs" / "r1" / "20261127T120000-0a1b2c3d"  # as of a source without files
+    copy.mkdir(parents=True)
     write = delta_line.write_unit
     store: Store = LocalStore(tmp_path / "out_ledger")
 
@@ -163,6 +165,7 @@ def test_a_driver_that_was_taken_for_dead_brings_no_row_back_into_a_discarded_ru
     with pytest.raises(SparkscoreError, match="SPS-FENCED"):
         pipeline().run(spark, run_id="r1")
     assert delta_rows(tmp_path / "out").num_rows == 0
+    assert not copy.exists()
 
 
 def test_a_new_place_of_the_quarantine_gets_all_bad_rows_of_the_run(spark, pipeline, tmp_path: Path) -> None:
