@@ -19,7 +19,7 @@ import pytest
 from pyspark.errors import PySparkException
 
 from sparkscore.ledger.plans import LEDGER_VERSION, InputFile, Plan, Unit, unit_id
-from sparkscore.run import batch, delta_line
+from sparkscore.run import attempt, batch, delta_line
 from sparkscore.spark import commit
 from sparkscore.spark.commit import Commit, Committed
 from sparkscore.spec.fingerprint import fingerprint
@@ -304,7 +304,7 @@ def put(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(batch, "make_plan", _make_plan)
     patch.setattr(batch, "restore", lambda _, of, plan: _job(of, int(plan.header["model"]["version"])))
     patch.setattr(
-        batch._Attempt,
+        attempt.Attempt,
         "_unit_frame",
         lambda self, unit: Frame(self.spark, self.plan, unit, int(self.job.scoring.model.version), self.claim.attempt),
     )

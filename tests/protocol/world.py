@@ -19,7 +19,7 @@ import pytest
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger import claims
-from sparkscore.ledger.claims import Owner
+from sparkscore.ledger.heartbeats import Owner
 from sparkscore.ledger.store import Store
 from sparkscore.run import batch, folding
 from tests.protocol import staged, stand_ins
