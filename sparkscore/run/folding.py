@@ -29,7 +29,7 @@ from sparkscore.tables import QUARANTINE, RUNS, UNITS, ddl
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["LedgerTable", "fold_quarantine", "fold_run", "ledger_tables"]
+__all__ = ["LedgerTable", "fold_quarantine", "fold_run", "ledger_tables", "tables_folded"]
 
 _TRIES = 5
 # By what the row holds: its unit may have been scored by an attempt that the pipeline told otherwise.
@@ -72,6 +72,17 @@ def fold_run(spark: SparkSession, store: Store, *run_ids: str) -> dict[str, int]
             return {}
         folded[table.name] = table.rows
     return folded
+
+
+def tables_folded(spark: SparkSession, store: Store, run_id: str) -> bool:
+    """Show the run in the ledger's tables; the events stay the truth when that fails."""
+    try:
+        return bool(fold_run(spark, store, run_id))
+    except Exception:  # boundary: a run has ended as it has, whatever becomes of the tables
+        _log.warning(
+            "the tables of run %s could not be folded; the same run id again folds them", run_id, exc_info=True
+        )
+        return False
 
 
 @dataclass(frozen=True)

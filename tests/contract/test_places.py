@@ -19,8 +19,9 @@ import pytest
 
 import sparkscore as ss
 from sparkscore.errors import SparkscoreError
+from sparkscore.ledger.plans import read_plan
 from sparkscore.ledger.store import open_store
-from sparkscore.run import batch
+from sparkscore.run import attempt
 from sparkscore.run.discarding import discard_run
 from sparkscore.spark.carriers import UnitTask
 from tests.run.conftest import delta_rows, expected_score, linear_model, write_rows
@@ -126,7 +127,7 @@ def test_every_entrance_works(spark, document, tmp_path: Path) -> None:
     (bad,) = delta_rows(tmp_path / "out_ledger" / "tables" / "quarantine").to_pylist()  # by another reader of Delta
     assert (dict(bad["keys"]), bad["error_code"]) == ({"id": "7"}, "SPS-ROW-NULL")
     store = open_store(pipeline.spec.ledger)
-    discard_run(spark, store, batch.read_plan(store, "r1"))
+    discard_run(spark, store, read_plan(store, "r1"))
     assert _scores(tmp_path) == []
 
 
@@ -156,7 +157,7 @@ def test_an_error_of_a_worker_arrives_as_it_was_raised(spark, document) -> None:
 def test_a_row_that_kills_its_worker_is_the_only_one_quarantined(spark, document, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "plant").mkdir()
     (tmp_path / "plant" / "sitecustomize.py").write_text(PLANT)
-    monkeypatch.setattr(batch, "UnitTask", partial(Deadly, tmp_path / "plant"))
+    monkeypatch.setattr(attempt, "UnitTask", partial(Deadly, tmp_path / "plant"))
     file = tmp_path / "in" / "part-000.parquet"
     table = pq.read_table(file)
     cells = [-2.0 if i == 77 else value for i, value in enumerate(table["a"].to_pylist())]
@@ -175,7 +176,7 @@ def test_an_executor_that_dies_in_the_middle_of_a_unit_costs_no_row(
 ) -> None:
     if not spark.conf.get("spark.master").startswith(("local-cluster", "spark:")):
         pytest.skip("the executor is the driver here")
-    monkeypatch.setattr(batch, "UnitTask", partial(KillsItsExecutor, tmp_path))
+    monkeypatch.setattr(attempt, "UnitTask", partial(KillsItsExecutor, tmp_path))
     assert ss.Pipeline.load(document).run(spark, run_id="r1").summary().exit_code == 0
     assert (tmp_path / "killed").exists()
     assert _scores(tmp_path) == _expected()

@@ -26,13 +26,11 @@ def main(me: str, barriers: Path, documents: list[str]) -> None:
     pipelines = [Pipeline.load(Path(document)) for document in documents]
     places = [place for pipeline in pipelines for place in pipeline.spec.places]
     spark = local_session("local[1,4]", places=places)
-    told: dict[str, Any] = {"lost": {}, "seconds": {}}
+    told: dict[str, Any] = {"lost": {}}
     for pipeline in pipelines:
         root = pipeline.spec.ledger.removesuffix("/ledger")
         _meet(barriers, f"run {root}", me)
-        began = time.monotonic()
         pipeline.run(spark, f"r{me}")
-        told["seconds"][root] = round(time.monotonic() - began, 1)
         events = [e["event"] for e in read_events(open_store(pipeline.spec.ledger), f"r{me}")]
         told["lost"][root] = events.count("commit_lost")
         if root.startswith("s3a:"):

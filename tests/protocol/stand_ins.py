@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -20,10 +19,9 @@ import pytest
 from pyspark.errors import PySparkException
 
 from sparkscore.ledger.plans import LEDGER_VERSION, InputFile, Plan, Unit, unit_id
-from sparkscore.run import batch, delta_line, publishing
+from sparkscore.run import attempt, batch, delta_line
 from sparkscore.spark import commit
 from sparkscore.spark.commit import Commit, Committed
-from sparkscore.spark.delta_log import DeltaTable
 from sparkscore.spec.fingerprint import fingerprint
 from sparkscore.spec.pipeline import load_pipeline
 
@@ -31,7 +29,6 @@ __all__ = ["SINKS", "Entry", "Frame", "Row", "Session", "Writer", "pipeline", "p
 
 ROWS = 4  # of a unit, over two partitions: one is bad, and one of unit 1 is filtered
 BAD, FILTERED = 2, (1, 3)
-_COUNTS = ("model_calls", "proof_calls", "rows_truncated", "oom_splits", "batch_mix", "batch_target_rows")
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ def _leave_receipt(frame: Frame, partition: int, task: int, rows: Sequence[Row])
         "rows_filtered": {"0": count["filtered"]} if count["filtered"] else {},
         "bad_by_code": {"SPS-ROW-NULL": count["error"]} if count["error"] else {},
         "rows_scored": count["ok"],
-        **dict.fromkeys((*_COUNTS, "peak_rss_bytes"), 1),
+        **dict.fromkeys(("model_calls", "proof_calls", "rows_truncated", "peak_rss_bytes"), 1),
         "provider": "CPUExecutionProvider",
         "versions": {},
     }
@@ -227,9 +224,9 @@ def _bound(spark: Session, of: Any) -> Any:
 
 def _job(of: Any, model: int) -> Any:
     ref = SimpleNamespace(location="/m.onnx", version=str(model), sha256=str(model))
-    snapshot = SimpleNamespace(route="delta", rows=None)
+    snapshot = SimpleNamespace(route="delta")
     return SimpleNamespace(
-        pipeline=of, snapshot=snapshot, model=SimpleNamespace(folder="/", flags=()), scoring=SimpleNamespace(model=ref)
+        pipeline=of, snapshot=snapshot, model=SimpleNamespace(folder="/"), scoring=SimpleNamespace(model=ref)
     )
 
 
@@ -304,21 +301,17 @@ def put(patch: pytest.MonkeyPatch) -> None:
     """Put the stand-ins where the run would call Spark."""
     patch.setattr(batch, "bound", _bound)
     patch.setattr(batch, "golden_rows", lambda *_: None)
-    patch.setattr(batch, "hand_out", lambda _, model, __: model)
     patch.setattr(batch, "make_plan", _make_plan)
     patch.setattr(batch, "restore", lambda _, of, plan: _job(of, int(plan.header["model"]["version"])))
     patch.setattr(
-        batch._Attempt,
+        attempt.Attempt,
         "_unit_frame",
         lambda self, unit: Frame(self.spark, self.plan, unit, int(self.job.scoring.model.version), self.claim.attempt),
     )
     for module in (commit, delta_line):
         patch.setattr(module, "history", _history)
     patch.setattr(delta_line.DeltaLine, "sweep", _sweep)
-    patch.setattr(DeltaTable, "make", lambda *_: None)
     patch.setattr(delta_line, "shut_out", _shut_out)
-    for module in (delta_line, publishing):  # the rows are exact without it
-        patch.setattr(module, "lease_of_table", lambda *_: nullcontext)
     patch.setattr(commit, "commit_info", lambda _, version: _info(version))
     patch.setattr(delta_line, "count_units", _count_units)
     patch.setattr(delta_line, "count_rows", _count_rows)

@@ -13,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from sparkscore.errors import SparkscoreError, error
+from sparkscore.ledger.plans import read_plan
 from sparkscore.ledger.store import LocalStore, Store
 from sparkscore.run import batch, delta_line, folding
 from sparkscore.run.discarding import discard_run
@@ -158,7 +159,7 @@ def test_a_driver_that_was_taken_for_dead_brings_no_row_back_into_a_discarded_ru
 
     def discarded_meanwhile(frame: Any, sink: Any, commit: Any, *args: Any) -> None:
         if commit.unit_seq == 1:
-            discard_run(spark, store, batch.read_plan(store, "r1"), take_over=True)
+            discard_run(spark, store, read_plan(store, "r1"), take_over=True)
         write(frame, sink, commit, *args)
 
     monkeypatch.setattr(delta_line, "write_unit", discarded_meanwhile)

@@ -20,7 +20,7 @@ from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.events import read_events
 from sparkscore.ledger.fold import run_rows
 from sparkscore.ledger.store import LocalStore
-from sparkscore.run import batch
+from sparkscore.run import attempt, batch
 from sparkscore.run.folding import fold_run
 from sparkscore.run.rebuilding import rebuild_tables
 from tests.run.conftest import delta_rows, write_rows
@@ -157,7 +157,7 @@ def test_without_receipts_a_row_that_is_lost_or_added_still_opens_the_balance(
         spark.read.format("delta").load(sink).limit(1).write.format("delta").mode("append").save(sink)
         return honest(session, plan, *args)
 
-    monkeypatch.setattr(batch, "prove", one_row_more)
+    monkeypatch.setattr(attempt, "prove", one_row_more)
     with pytest.raises(SparkscoreError, match=r"SPS-BALANCE.*receipts are missing"):
         pipeline().run(spark, run_id="r1")
 
@@ -240,7 +240,7 @@ def test_metrics_are_a_file_that_prometheus_reads_and_a_resume_goes_on_with_it(
 
 _DRIVER = """
 import sys
-from sparkscore.run import batch
+from sparkscore.run import attempt, batch
 from sparkscore.spark.sessions import local_session
 from sparkscore.spec.pipeline import load_pipeline
 batch.run_batch(local_session("local[2,4]"), load_pipeline(sys.argv[1]), "r1", heartbeat_s=1.0)

@@ -16,8 +16,8 @@ import pytest
 import sparkscore as ss
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.events import read_events
+from sparkscore.ledger.plans import read_plan
 from sparkscore.ledger.store import LocalStore
-from sparkscore.run import batch
 from sparkscore.run.debris import sweep_debris
 from sparkscore.run.discarding import discard_run
 from sparkscore.run.stage import Stage
@@ -74,7 +74,7 @@ def test_an_overwrite_replaces_the_table_or_a_part_of_it_in_one_commit(spark, pi
     assert _days(out) == {"4": 30}
     store = LocalStore(tmp_path / "out_ledger")
     assert ss.read_scores(spark, str(out)).count() == 30
-    discard_run(spark, store, batch.read_plan(store, "r6"))
+    discard_run(spark, store, read_plan(store, "r6"))
     assert _days(out) == {}
 
 
@@ -102,7 +102,7 @@ def test_a_catalog_table_is_made_filled_once_and_shown_by_two_views(
         again.run(spark, run_id="r2")
         assert Counter(row.id for row in spark.table(name).select("id").collect()) == Counter(range(20_000))
     store = LocalStore(tmp_path / "ledger")
-    discard_run(spark, store, batch.read_plan(store, "r2" if publish == "atomic" else "r1"))
+    discard_run(spark, store, read_plan(store, "r2" if publish == "atomic" else "r1"))
     assert spark.table(name).count() == 0
 
 
@@ -188,7 +188,7 @@ def test_a_database_gets_each_unit_at_least_once_and_the_run_says_so(
     assert "at_least_once" in {e["event"] for e in read_events(store, "r1")}
     assert delta_rows(tmp_path / "ledger" / "tables" / "quarantine").num_rows == 5
     with pytest.raises(SparkscoreError, match=r"SPS-SPEC-SINK.*takes rows back"):
-        discard_run(spark, store, batch.read_plan(store, "r1"))
+        discard_run(spark, store, read_plan(store, "r1"))
     assert run.failures().count() == 5
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import sparkscore as ss
 from sparkscore.errors import SparkscoreError
+from sparkscore.ledger.plans import read_plan
 from sparkscore.ledger.store import LocalStore
 from sparkscore.run import batch, publishing
 from sparkscore.run.discarding import discard_run
@@ -149,7 +150,7 @@ def test_a_driver_that_dies_before_each_of_its_writes_leaves_nothing_half_and_ea
     assert not stage or line != "atomic"
 
     store = LocalStore(tmp_path / "out_ledger")
-    discard_run(spark, store, batch.read_plan(store, "r1"))
+    discard_run(spark, store, read_plan(store, "r1"))
     assert rows_of(tmp_path / "out") == Counter()
     assert not list((tmp_path / "out").rglob("*.parquet")) or line == "atomic"  # whose files are VACUUM's
 
@@ -222,7 +223,7 @@ def test_a_driver_that_was_taken_for_dead_brings_no_row_back_into_a_discarded_ru
     show = kind.show
 
     def discarded_meanwhile(publication: Any, *args: Any) -> None:
-        discard_run(spark, store, batch.read_plan(store, "r1"), take_over=True)
+        discard_run(spark, store, read_plan(store, "r1"), take_over=True)
         show(publication, *args)
 
     monkeypatch.setattr(kind, "show", discarded_meanwhile)
