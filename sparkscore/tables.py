@@ -162,6 +162,7 @@ EVENTS = {
     "provider_resolved": "a provider that ran for the first time in the run, with its tasks",
     "oom_split": "model calls of the unit were halved for want of memory",
     "batch_mix": "batches of the unit that failed only as a whole, and were scored apart",
+    "worker_died": "a worker died: class, phase, and the addresses of the rows that it had",
     "receipts_missing": "tasks of the unit could not write their receipts; whether the balance is proved without",
     "commit_lost": "another writer overwrote the unit's commit; it is made again",
     "budget_breached": "more bad rows than `on_error` allows",
