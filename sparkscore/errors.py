@@ -129,6 +129,7 @@ CODES: dict[str, Code] = {
     "SPS-ENV-EMPTY": Code(_C, Exit.ENVIRONMENT, "the source has no rows"),
     "SPS-ENV-ACCESS": Code(_C, Exit.ENVIRONMENT, "no permission"),
     "SPS-ENV-PACKAGE": Code(_C, Exit.ENVIRONMENT, "a package, jar or Java that is missing or clashes"),
+    "SPS-ENV-SPARK": Code(_C, Exit.ENVIRONMENT, "no Spark session: the master or Connect server does not answer"),
     "SPS-ENV-PROVIDER": Code(_C, Exit.ENVIRONMENT, "the asked-for device is not active"),
     "SPS-ENV-SINK": Code(_C, Exit.ENVIRONMENT, "the sink cannot take exactly-once writes"),
     "SPS-ENV-KEY": Code(_C, Exit.ENVIRONMENT, "the key of encrypted payloads is missing or another one"),

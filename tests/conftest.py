@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,10 @@ from tests.servers import S3Server, s3_server
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--place", default="local[2,4]", help="Spark master, or sc://… of a Connect server, for `spark`.")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,12 +43,22 @@ def _jdbc_driver() -> None:
 
 @pytest.fixture(scope="session")
 def _session(
-    tmp_path_factory: pytest.TempPathFactory, _own_cache: None, _quick_java: None, _jdbc_driver: None
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    _own_cache: None,
+    _quick_java: None,
+    _jdbc_driver: None,
 ) -> Iterator[SparkSession]:
     from sparkscore.spark.sessions import local_session
 
-    warehouse = tmp_path_factory.mktemp("warehouse")
-    session = local_session("local[2,4]", {"spark.sql.warehouse.dir": str(warehouse)})
+    place = request.config.getoption("--place")
+    conf = {"spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse"))}
+    if place.startswith("local-cluster"):
+        conf["spark.executorEnv.SPARKSCORE_CACHE"] = str(tmp_path_factory.mktemp("executors"))  # as on another machine
+    if place.startswith("spark:"):  # its workers have caches of their own, and know nothing of this folder
+        conf |= {"spark.sql.shuffle.partitions": "2", "spark.databricks.delta.snapshotPartitions": "1"}
+        conf |= {"spark.executorEnv.PYTHONPATH": str(Path(__file__).parents[1])}
+    session = local_session(place, conf)
     yield session
     session.stop()
 

@@ -1,30 +1,49 @@
-"""A proxy before a real server that spoils chosen answers: 503s, lost answers, broken bodies, a forgotten condition."""
+"""A proxy before a real server that spoils answers: 503, 403, late, lost, broken, stale ones, a forgotten condition."""
 
 from __future__ import annotations
 
 import http.client
+import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["503", "lost", "broken", "forgotten", "none"]
+Fault = Literal["503", "403", "slow", "lost", "broken", "stale", "forgotten", "none"]
+_BURST = 3
+_SLOW_S = 0.3
 _OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 class FaultyProxy:
-    """Passes requests on; while `faults` has any, each request takes one of them. `seen` are the methods that came."""
+    """Passes requests on; while `faults` has any, each request takes one of them. `seen` are the methods that came.
+
+    `rates` are the shares of requests that a fault falls on by chance; 503s come in bursts, and a stale answer is that
+    to the same listing a while ago.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self.target = urlsplit(endpoint).netloc
         self.faults: list[Fault] = []
         self.seen: list[str] = []
+        self.rates: dict[Fault, float] = {}
+        self.rng = random.Random(0)
+        self.spoilt = 0
+        self.listings: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.endpoint = ""
 
     def next_fault(self) -> Fault | None:
-        return self.faults.pop(0) if self.faults else None
+        if self.faults:
+            return self.faults.pop(0)
+        for fault, share in self.rates.items():
+            if self.rng.random() < (share / _BURST if fault == "503" else share):
+                self.spoilt += 1
+                self.faults += ["503"] * (_BURST - 1) if fault == "503" else []
+                return fault
+        return None
 
 
 @contextmanager
@@ -52,8 +71,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.proxy.seen.append(self.command)
         fault = self.proxy.next_fault()
-        if fault == "503":
-            return self._answer(503, {}, b"")
+        if fault in ("503", "403"):
+            return self._answer(int(fault), {}, b"")
+        if fault == "slow":
+            time.sleep(_SLOW_S)
+        if fault == "stale" and self.path in self.proxy.listings:
+            return self._answer(*self.proxy.listings[self.path])
         target = http.client.HTTPConnection(self.proxy.target, timeout=30)
         target.request(self.command, self.path, body, dict(self.headers.items()))  # signed as they are, Host included
         answer = target.getresponse()
@@ -65,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "forgotten" and answer.status == 412:
             return self._answer(200, {}, b"")
         headers = {k: v for k, v in answer.getheaders() if k.lower() not in _OF_THE_CONNECTION}
+        if self.command == "GET" and "list-type=2" in self.path and answer.status == 200:
+            self.proxy.listings.setdefault(self.path, (answer.status, headers, data))
         return self._answer(answer.status, headers, data, len(data) // 2 if fault == "broken" else len(data))
 
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _pass_on

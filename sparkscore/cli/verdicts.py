@@ -61,7 +61,7 @@ def _verdict(cause: BaseException, run_id: str, pipeline: Pipeline | None, start
         model={"uri": uri, "version": None, "sha256": None},
         providers={},
         scan="map_in_arrow",
-        sink=str(pipeline.sink.location) if pipeline else "",
+        sink=pipeline.sink.place if pipeline else "",
         quarantine=str(pipeline.quarantine.location or "") if pipeline else "",
         ledger=pipeline.ledger if pipeline else "",
         started_at=started_at.isoformat(),

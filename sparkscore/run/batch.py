@@ -172,6 +172,7 @@ class _Attempt:
         self.fail_on_quarantine = False
         self._scoring: int | None = None  # the unit at hand
         self._sealing: Sealing | None = None
+        self._model = job.scoring.model  # as the workers find it
         self._lost: dict[int, int] = {}  # units to be made again -> the version at which they were lost
 
     def run(self, progress: Progress) -> Run:
@@ -205,11 +206,13 @@ class _Attempt:
         record_plan(self.events, self.plan)
         for message in self.plan.header["narrowing"]:
             self.events.write("narrowing", detail=message)
+        for message in self.plan.header.get("sink_weaker", ()):
+            self.events.write("at_least_once", detail=message)
         if self.plan.header["input_ss"]:
             self.events.write("input_ss_dropped", detail="the source has a column _ss; rename it in prepare to keep it")
         self._sealing = run_sealing(self.pipeline, self.store, self.plan.run_id)
         with mapped(self.spark):
-            hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
+            self._model = hand_out(self.spark, self.job.scoring.model, self.job.model.folder)
 
     def _resume(self) -> None:
         """Take the units that earlier attempts committed.
@@ -217,7 +220,9 @@ class _Attempt:
         What an earlier attempt recorded of a unit is taken as it is; a unit that was committed and not recorded,
         because its driver died in between, is proved now.
         """
-        recorded = recorded_proofs(read_events(self.store, self.plan.run_id))
+        events = read_events(self.store, self.plan.run_id)
+        self._lost = {e["unit_seq"]: e["version"] for e in events if e["event"] == "commit_lost" and "version" in e}
+        recorded = recorded_proofs(events)
         unrecorded = []
         for seq, commit in sorted(self._standing(recorded).items()):
             if seq in recorded:
@@ -234,7 +239,7 @@ class _Attempt:
         there, lost = self.line.standing(known)
         for seq in lost:
             self._lost[seq] = (known[seq].version or 0) if seq in known else 0
-            self.events.write("commit_lost", unit_seq=seq)
+            self.events.write("commit_lost", unit_seq=seq, version=self._lost[seq])
         return there
 
     def _score_all(self, progress: Progress) -> None:
@@ -301,6 +306,8 @@ class _Attempt:
                 continue
             commit = self.line.find(unit, again=unit.seq in self._lost)
             if commit is not None:
+                if commit.attempt != self.claim.attempt:
+                    self.claim.assert_mine()
                 return commit
             self.events.write("commit_lost", unit_seq=unit.seq)
         raise self._overwritten(unit.seq)
@@ -343,7 +350,7 @@ class _Attempt:
         # The pilot proves that rows do not depend on their neighbours; where it has too few that differ, the next does.
         proven = any(proof.proof_calls for proof in self.proofs.values())
         sealing = replace(self._sealing, unit_id=unit.unit_id) if self._sealing else None
-        return replace(scoring, on_error=on_error, prove_batch=not proven, sealing=sealing)
+        return replace(scoring, model=self._model, on_error=on_error, prove_batch=not proven, sealing=sealing)
 
     def _assert_unchanged(self, unit: Unit) -> None:
         if self.job.snapshot.route != "files":
@@ -383,6 +390,7 @@ class _Attempt:
         self.events.write("run_published", units=len(self.plan.units))
         folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line)
         self.events.write("quarantine_folded", rows=totals.bad_rows)
+        self.claim.assert_mine()  # a driver that was passed over since then leaves the end to its successor
         self.events.write("run_closed", exit_code=_success(totals.bad_rows, self.fail_on_quarantine))
         if _tables_folded(self.spark, self.store, self.plan.run_id):
             self.events.write("tables_folded")
@@ -405,9 +413,17 @@ class _Attempt:
             stop = StopSignal(signal.SIGTERM, "the Spark session ended: spark-submit was told to stop, or its JVM died")
             self._stopped(stop)
             return stop
-        named = self.deaths.explained(self.spark, named)
+        named = self._passed_over() or self.deaths.explained(self.spark, named)
         self._fail(named)
         return named
+
+    def _passed_over(self) -> SparkscoreError | None:
+        """Tell that another attempt took the run, which is why things are not as this one left them."""
+        try:
+            self.claim.assert_mine()
+        except SparkscoreError as failure:
+            return failure if failure.code == "SPS-FENCED" else None
+        return None
 
     def _fail(self, failure: SparkscoreError) -> None:
         failure.context.setdefault("run", self.plan.run_id)

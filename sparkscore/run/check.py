@@ -135,9 +135,9 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
         bad_by_code=bad,
         bad_fraction=fraction,
         duplicate_key_rows=duplicates,
-        sink=pipeline.sink.location,
+        sink=pipeline.sink.place,
         narrowing=job.binding.narrowing,
-        warnings=(*job.binding.warnings, *_warnings(job, sample, fraction, duplicates)),
+        warnings=(*plan.header["warnings"], *_warnings(job, sample, fraction, duplicates)),
     )
 
 

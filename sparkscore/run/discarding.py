@@ -1,4 +1,4 @@
-"""Takes a run back: its rows leave the sink in one commit, and the ledger says so."""
+"""Takes a run back: its rows leave the sink in one step, and the ledger says so."""
 
 from __future__ import annotations
 
@@ -42,13 +42,16 @@ def discard_run(
     ------
     ClusterError
         `SPS-FENCED` when a live driver owns the run.
+    SpecError
+        `SPS-SPEC-SINK` when the sink gives no rows back.
     """
     sink, run_id, before = plan.header["sink"], plan.run_id, read_events(store, plan.run_id)
-    quarantine = quarantine_of(before, plan)
+    quarantine, line = quarantine_of(before, plan), line_of(spark, plan, store)
+    line.assert_discardable()
     with claim_run(store, run_id, take_over=take_over, say=say) as claim, mapped(spark, run=run_id):
         events = EventLog(store, run_id, claim.attempt)
         events.write("run_claimed", **versions(spark))
-        there = line_of(spark, plan, store).discard()
+        there = line.discard()
         if not there and recorded_proofs(before):
             raise gap("the run's committed units", f"no table at {sink}", run_id)
         if newest_version(spark, quarantine) is not None:

@@ -11,11 +11,12 @@ from sparkscore.errors import error
 from sparkscore.ledger.lease import Lease
 from sparkscore.ledger.store import open_store
 from sparkscore.runtime.files import is_hdfs, is_s3
+from sparkscore.spark.delta_log import DeltaTable
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["lease_of"]
+__all__ = ["lease_of", "lease_of_table"]
 
 _VARIABLE = "SPARKSCORE_LEASE_TIMEOUT_S"
 
@@ -42,6 +43,12 @@ def lease_of(
     if takes_several_writers(spark, location):
         return nullcontext
     return Lease(open_store(location), timeout_s=_timeout_s() if timeout_s is None else timeout_s).held
+
+
+def lease_of_table(spark: SparkSession, table: DeltaTable) -> Callable[[], AbstractContextManager[None]]:
+    """Give the lease of a table that is named by its place or in the catalog; none of one that is not there yet."""
+    place = table.place(spark)
+    return nullcontext if place is None else lease_of(spark, place)
 
 
 def takes_several_writers(spark: SparkSession, location: str) -> bool:

@@ -41,6 +41,9 @@ class Line(Protocol):
     def publish(self, rows: Mapping[int, int], attempt: int) -> None:
         """Show the run, of which every unit is proved, to readers; repeated, it changes nothing."""
 
+    def assert_discardable(self) -> None:
+        """Refuse to discard what the sink does not give back."""
+
     def discard(self) -> bool:
         """Take the run's rows back, and let no driver bring one; False when the sink is not there."""
 

@@ -15,6 +15,7 @@ from sparkscore.errors import error
 from sparkscore.ledger.plans import LEDGER_VERSION, Plan
 from sparkscore.run.frames import needed_columns, prepared, prepared_schema, scoring_frame
 from sparkscore.run.keys import assert_key
+from sparkscore.run.lines import check_line
 from sparkscore.run.models import model_to_json, pin_model, repin
 from sparkscore.run.units import MAX_UNITS, pack
 from sparkscore.runtime import files
@@ -22,16 +23,16 @@ from sparkscore.runtime.binding import Binding, bind
 from sparkscore.runtime.models import PinnedModel
 from sparkscore.runtime.session import read_signature
 from sparkscore.scoring.scorer import result_schema
-from sparkscore.spark.commit import check_sink
-from sparkscore.spark.delta_log import DeltaTable
+from sparkscore.spark.failures import mapped
 from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.rows import rounded_columns
-from sparkscore.spark.schemas import arrow_schema
+from sparkscore.spark.schemas import arrow_schema, quoted
 from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
 from sparkscore.spark.survey import Look, survey
+from sparkscore.spec.expressions import render
 from sparkscore.spec.fingerprint import fingerprint
 from sparkscore.spec.pipeline import to_document
-from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ScoringPlan
+from sparkscore.spec.scoring import DROPPED_COL, ERR_COL, POINTER_COL, ScoringPlan
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -82,7 +83,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         `SPS-ENV-EMPTY` for a source without rows, unless `on_error.allow_empty`.
     """
     pipeline, snapshot = job.pipeline, job.snapshot
-    assert_sink(spark, job)
+    weaker = assert_sink(spark, job)
     looks = survey(spark, snapshot, job.paths, needed_columns(snapshot, pipeline, job.scoring))
     units = pack(looks, _MAX_FILTERED_UNITS if snapshot.route == "delta" else MAX_UNITS)
     if not units and not pipeline.on_error.allow_empty and snapshot.rows is None:
@@ -106,20 +107,22 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "input_ss": job.input_ss,
         "keys": list(job.scoring.keys),
         "where_steps": {str(i): name for i, name in where_steps(pipeline.prepare).items()},
-        "sink": pipeline.sink.location,
+        "sink": pipeline.sink.place,
         "sink_keys": pipeline.sink.model_dump(mode="json", exclude_defaults=True),
         "quarantine": quarantine_location(pipeline),
         "balance_basis": basis,
         "planned_rows": None if basis == "receipt" else sum(u.rows or 0 for u in units),
         "units": len(units),
         "narrowing": list(job.binding.narrowing),
-        "warnings": list(job.binding.warnings),
+        "warnings": [*job.binding.warnings, *weaker],
+        "sink_weaker": weaker,
     }
     return Plan(header, units)
 
 
-def assert_sink(spark: SparkSession, job: Bound) -> None:
-    """Refuse a sink that cannot take the rows of this job, before anything is read or scored for it.
+def assert_sink(spark: SparkSession, job: Bound) -> list[str]:
+    """Refuse a sink that cannot take the rows of this job, before anything is scored for it; give what its kind does
+    not promise, as warnings.
 
     Raises
     ------
@@ -128,7 +131,10 @@ def assert_sink(spark: SparkSession, job: Bound) -> None:
     """
     sink, schema = job.pipeline.sink, sink_schema(spark, job)
     _assert_partitions(sink.partition_by, schema)
-    check_sink(spark, DeltaTable(sink.location), schema, sink.partition_by)
+    weaker = check_line(spark, sink, schema)
+    if job.snapshot.rows is None:  # rows that are not copied yet are looked at once they are
+        _assert_replaced(spark, job, schema)
+    return weaker
 
 
 def assert_same(pipeline: Any, plan: Plan) -> None:
@@ -176,6 +182,39 @@ def _assert_partitions(names: Sequence[str], schema: pa.Schema) -> None:
                 "Name the column in `keep`, or take it out of sink.partition_by.",
                 where="sink.partition_by",
             )
+
+
+def _assert_replaced(spark: SparkSession, job: Bound, schema: pa.Schema) -> None:
+    """Refuse rows outside `sink.replace_where`, by the columns that the source gives; Delta judges the others.
+
+    Raises
+    ------
+    SpecError
+        `SPS-SPEC-SINK`.
+    """
+    from pyspark.errors import AnalysisException
+
+    where = job.pipeline.sink.replace_where
+    if where is None:
+        return
+    frame = scoring_frame(prepared(spark, job.snapshot, job.pipeline), job.scoring)
+    if DROPPED_COL in frame.columns:
+        frame = frame.where(f"{DROPPED_COL} IS NULL")
+    kept = [quoted(c) for c in frame.columns if c in schema.names]
+    try:
+        outside = frame.selectExpr(*kept).where(f"NOT coalesce({render(where, 'sink.replace_where')}, false)")
+    except AnalysisException:
+        return  # over outputs, which are not known yet, or over no column at all, which the table says itself
+    with mapped(spark, dict(job.pipeline.expressions())):
+        found = not outside.isEmpty()
+    if found:
+        raise error(
+            "SPS-SPEC-SINK",
+            f"Expected every row inside sink.replace_where: {where}. Got a row outside it; it would stand beside what "
+            "is replaced.",
+            "Narrow source.where to the same rows, or mend sink.replace_where.",
+            where="sink.replace_where",
+        )
 
 
 def quarantine_location(pipeline: Any) -> str:

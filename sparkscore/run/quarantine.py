@@ -38,8 +38,7 @@ def bad_rows(spark: SparkSession, plan: Plan, store: Store, quarantine: str) -> 
     committed = line_of(spark, plan, store).rows()
     if committed is None:
         return spark.createDataFrame([], "source_pointer string")
-    committed = delta.load(plan.header["sink"]).select("_ss.*")
-    return committed.where((F.col("run_id") == plan.run_id) & (F.col("status") == "error"))
+    return committed.select("_ss.*").where(F.col("status") == "error")
 
 
 def shown_rows(spark: SparkSession, store: Store, plan: Plan, quarantine: str, payload: Shown) -> DataFrame:

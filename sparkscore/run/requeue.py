@@ -21,14 +21,13 @@ from sparkscore.run.golden import golden_rows
 from sparkscore.run.keys import assert_key
 from sparkscore.run.lines import line_of
 from sparkscore.run.models import model_to_json, pin_model
-from sparkscore.run.planning import quarantine_location, restore, sink_schema
+from sparkscore.run.planning import assert_sink, quarantine_location, restore
 from sparkscore.run.result import Run
 from sparkscore.run.summaries import summary_of
 from sparkscore.run.units import pack
 from sparkscore.runtime import files
 from sparkscore.spark.addressed import OpenRows
-from sparkscore.spark.commit import check_sink
-from sparkscore.spark.delta_log import DeltaTable, newest_version
+from sparkscore.spark.delta_log import newest_version
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.sources import WITH_ROW_INDEX, Snapshot, read_files, restore_snapshot
@@ -164,10 +163,10 @@ def _ended_run(store: Store, run_id: str) -> Plan:
 
 def _planned(spark: SparkSession, pipeline: Any, store: Store, of: Plan, new_id: str) -> Plan | None:
     """Plan the replay of the rows that are open now and whose source is there; None when none is open."""
-    if pipeline.sink.location != of.header["sink"]:
+    if pipeline.sink.place != of.header["sink"]:
         raise error(
             "SPS-RUN-CHANGED",
-            f"Expected the sink of run {of.run_id}, {of.header['sink']}. Got {pipeline.sink.location}.",
+            f"Expected the sink of run {of.run_id}, {of.header['sink']}. Got {pipeline.sink.place}.",
             "Give a pipeline file with that sink; model, prepare and the policies may differ.",
             run=of.run_id,
         )
@@ -215,7 +214,7 @@ def _planned(spark: SparkSession, pipeline: Any, store: Store, of: Plan, new_id:
     job = restore(spark, pipeline, Plan(header, units))
     warnings = [*job.binding.warnings, *(f"R3: {text}; these rows stay open" for text in left)]
     header |= {"keys": list(job.scoring.keys), "narrowing": list(job.binding.narrowing), "warnings": warnings}
-    check_sink(spark, DeltaTable(pipeline.sink.location), sink_schema(spark, job))
+    assert_sink(spark, job)
     if snapshot.route == "files":  # Delta's own reader answers for the columns of its version
         survey(spark, snapshot, _paths(units), needed_columns(snapshot, pipeline, job.scoring))
     golden_rows(spark, job)

@@ -27,6 +27,7 @@ __all__ = [
     "list_files",
     "local_path",
     "move",
+    "names_in",
     "read_bytes",
     "read_chunks",
     "s3_endpoint",
@@ -161,8 +162,22 @@ def write_bytes(uri: str, data: bytes) -> None:
             sink.write(data)
 
 
+def names_in(uri: str) -> list[str]:
+    """List the names of a folder's files and folders, not deeper, sorted; empty when there is no such folder."""
+    from pyarrow import fs
+
+    handle, path = filesystem(uri)
+    with _mapped(uri):
+        found = handle.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(f.base_name for f in found)
+
+
 def move(uri: str, target: str) -> None:
-    """Give a file another name in its own store; on S3 it is copied and deleted."""
+    """Give a file or a folder another name in its own store, with the folders above it.
+
+    A missing one raises FileNotFoundError. A folder does not go onto one that holds files. On S3 a file is copied and
+    deleted, and a folder is refused.
+    """
     handle, path = filesystem(uri)
     _, new = filesystem(target)
     with _mapped(uri):

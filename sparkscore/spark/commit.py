@@ -24,26 +24,33 @@ from sparkscore.spec.scoring import ERR_COL, POINTER_COL
 from sparkscore.tables import ERR, SS
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 __all__ = [
     "Commit",
     "Committed",
     "app_id",
+    "assert_same_columns",
     "check_sink",
     "commits_of",
     "count_rows",
+    "count_statuses",
     "count_units",
     "discard",
     "own_commit",
+    "publish_app_id",
+    "published_at",
+    "shut_out",
     "ss_sql",
+    "table_of",
     "with_ss",
+    "write_run",
     "write_unit",
 ]
 
 Constant = str | int | datetime
 
-_DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}\.c\d{3}\.")
+_DELTA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}[.-]c\d{3}\.")  # as Spark's are, too, since Delta 4
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,19 @@ class Committed:
     files: tuple[tuple[str, int], ...]
 
 
+def table_of(sink: Any) -> DeltaTable:
+    """Give the Delta table that a sink names."""
+    return DeltaTable(sink.location or "", sink.table or "")
+
+
 def app_id(run_id: str) -> str:
     """The run's Delta application id; its transaction versions are the units' positions."""
     return f"sparkscore/{run_id}"
+
+
+def publish_app_id(run_id: str) -> str:
+    """The Delta application id of the one commit that publishes a run; its version is 0."""
+    return f"{app_id(run_id)}/publish"
 
 
 def with_ss(scored: DataFrame, constants: Mapping[str, Constant]) -> DataFrame:
@@ -135,17 +152,29 @@ def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sh
         "attempt": commit.attempt,
         "plan_sha256": plan_sha256,
     }
-    writer = (
-        frame.write.format("delta")
-        .mode("append")
-        .options(**sink.options)
-        .option("txnAppId", f"{app_id(run_id)}/again/{commit.unit_seq}" if lost else app_id(run_id))
-        .option("txnVersion", str(commit.version if lost else commit.unit_seq))
-        .option("userMetadata", json.dumps(metadata))
-    )
-    if sink.partition_by:
-        writer = writer.partitionBy(*sink.partition_by)
-    DeltaTable(sink.location).save(writer)
+    options = {
+        **sink.options,
+        "txnAppId": f"{app_id(run_id)}/again/{commit.unit_seq}" if lost else app_id(run_id),
+        "txnVersion": str(commit.version if lost else commit.unit_seq),
+        "userMetadata": json.dumps(metadata),
+    }
+    table_of(sink).write(frame, options, sink)
+
+
+def write_run(frame: DataFrame, sink: Any, run_id: str, attempt: int, plan_sha256: str) -> None:
+    """Write a whole run's rows in one commit, beside what is there or in its place; a second time Delta skips it."""
+    metadata = {"run_id": run_id, "publish": True, "attempt": attempt, "plan_sha256": plan_sha256}
+    transaction = {"txnAppId": publish_app_id(run_id), "txnVersion": "0", "userMetadata": json.dumps(metadata)}
+    table_of(sink).write(frame, {**sink.options, **transaction}, sink)
+
+
+def published_at(spark: SparkSession, table: DeltaTable, run_id: str) -> int | None:
+    """Give the version that published a run, as the table's history has it; None when none did."""
+    for row in history(spark, table.sql):
+        found = _metadata(row.userMetadata)
+        if found.get("run_id") == run_id and found.get("publish"):
+            return int(row.version)
+    return None
 
 
 def commits_of(spark: SparkSession, table: DeltaTable, run_id: str, limit: int | None = None) -> list[Commit]:
@@ -158,10 +187,11 @@ def own_commit(spark: SparkSession, table: DeltaTable, run_id: str) -> Commit | 
     """Give the commit of a run that this session made last, as the sink's log holds it now.
 
     None when the session's last commit was another's, or when its entry in the log is not where the open protocol has
-    it; `commits_of` tells then. It costs a small file, where a history costs two Spark jobs.
+    it, or the table's place is the catalog's affair; `commits_of` tells then. It costs a small file, where a history
+    costs two Spark jobs.
     """
     version = spark.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
-    if not version:
+    if not version or not table.location:
         return None
     return _of_run(run_id, int(version), commit_info(table.location, int(version)).get("userMetadata"))
 
@@ -184,13 +214,27 @@ def count_units(spark: SparkSession, table: DeltaTable, run_id: str, unit_ids: S
     rows = table.read(spark)
     metadata = rows.metadataColumn("_metadata")
     ours = rows.where((F.col("_ss.run_id") == run_id) & F.col("_ss.unit_id").isin(list(unit_ids)))
+    written = F.collect_set(F.struct(metadata.getField("file_path"), metadata.getField("file_size")))
+    return _counted(ours, unit_ids, written)
+
+
+def count_statuses(rows: DataFrame, unit_ids: Sequence[str]) -> dict[str, Committed]:
+    """Count rows of units by status, where their files are known without a look at the rows."""
+    from pyspark.sql import functions as F
+
+    return _counted(rows, unit_ids, F.array())
+
+
+def _counted(rows: DataFrame, unit_ids: Sequence[str], written: Column) -> dict[str, Committed]:
+    from pyspark.sql import functions as F
+
     counted = (
-        ours.groupBy(F.col("_ss.unit_id").alias("unit_id"))
+        rows.groupBy(F.col("_ss.unit_id").alias("unit_id"))
         .agg(
             F.expr("count_if(_ss.status = 'ok')").alias("ok"),
             F.expr("count_if(_ss.status = 'error')").alias("bad"),
             F.collect_set("_ss.task_attempt_id").alias("tasks"),
-            F.collect_set(F.struct(metadata.getField("file_path"), metadata.getField("file_size"))).alias("files"),
+            written.alias("files"),
         )
         .collect()
     )
@@ -201,11 +245,11 @@ def count_units(spark: SparkSession, table: DeltaTable, run_id: str, unit_ids: S
     return {unit_id: found.get(unit_id, Committed(0, 0, frozenset(), ())) for unit_id in unit_ids}
 
 
-def count_rows(spark: SparkSession, table: DeltaTable, run_id: str) -> dict[int, int]:
-    """Count the rows that the sink holds of a run now, by unit; reads one column of the run's own files."""
+def count_rows(spark: SparkSession, table: DeltaTable, run_id: str, version: int | None = None) -> dict[int, int]:
+    """Count the rows that the sink holds of a run, now or at a version, by unit; reads one column of its own files."""
     from pyspark.sql import functions as F
 
-    ours = table.read(spark).where(F.col("_ss.run_id") == run_id)
+    ours = table.read(spark, version).where(F.col("_ss.run_id") == run_id)
     return {
         row.unit: row.rows
         for row in ours.groupBy(F.col("_ss.unit_seq").alias("unit")).agg(F.count("*").alias("rows")).collect()
@@ -223,18 +267,12 @@ def check_sink(spark: SparkSession, table: DeltaTable, expected: pa.Schema, part
         `SPS-ENV-SINK` when the table forgets transactions, which exactly-once writes rest on.
     """
     if not history(spark, table.sql, limit=1):
-        _refuse_other_files(table.location)
+        if table.name:
+            _refuse_other_table(spark, table)
+        else:
+            _refuse_other_files(table.location)
         return
-    there = {f.name.lower(): f.type for f in arrow_schema(table.read(spark).schema)}
-    for column in expected:
-        found = there.get(column.name.lower())
-        if found is None or not _same_type(found, column.type):
-            raise error(
-                "SPS-SPEC-SINK",
-                f"Expected the sink {table} to have the column {column.name}: {_short(column.type)}. "
-                f"Got {'no such column' if found is None else _short(found)}; it has {', '.join(there)}.",
-                "Give sink.location a new table, or name the outputs and kept columns as the table has them.",
-            )
+    assert_same_columns({f.name.lower(): f.type for f in arrow_schema(table.read(spark).schema)}, expected, str(table))
     detail = spark.sql(f"DESCRIBE DETAIL {table.sql}").select("properties", "partitionColumns").collect()
     found = list(detail[0].partitionColumns)
     if partition_by and [n.lower() for n in partition_by] != [n.lower() for n in found]:
@@ -253,14 +291,53 @@ def check_sink(spark: SparkSession, table: DeltaTable, expected: pa.Schema, part
         )
 
 
+def assert_same_columns(there: Mapping[str, pa.DataType], expected: pa.Schema, sink: str) -> None:
+    """Refuse a sink without a column of the run, or with another type of it.
+
+    Raises
+    ------
+    SpecError
+        `SPS-SPEC-SINK`.
+    """
+    for column in expected:
+        found = there.get(column.name.lower())
+        if found is None or not _same_type(found, column.type):
+            raise error(
+                "SPS-SPEC-SINK",
+                f"Expected the sink {sink} to have the column {column.name}: {_short(column.type)}. "
+                f"Got {'no such column' if found is None else _short(found)}; it has {', '.join(there)}.",
+                "Give sink.location a new table, or name the outputs and kept columns as the table has them.",
+            )
+
+
+def _refuse_other_table(spark: SparkSession, table: DeltaTable) -> None:
+    """Refuse a name of the catalog that stands for a view or for another format, and a database that is not there."""
+    if spark.catalog.tableExists(table.name):
+        raise error(
+            "SPS-SPEC-SINK",
+            f"Expected a Delta table or a new name at {table}. Got a view, or a table of another format.",
+            "Give sink.table another name.",
+            where="sink.table",
+        )
+    *above, _ = table.name.split(".")
+    if above and not spark.catalog.databaseExists(".".join(above)):
+        raise error(
+            "SPS-SPEC-SINK",
+            f"Expected a schema {'.'.join(above)} for the table {table}. Got none.",
+            f"Make it: CREATE SCHEMA {'.'.join(above)}.",
+            where="sink.table",
+        )
+
+
 def _refuse_other_files(location: str) -> None:
     """Refuse a folder of another's files, in which Delta would make a table beside them without a word.
 
-    Data files of a Delta writer that died before its first commit are no hindrance; their names tell them from Spark's.
+    Data files of a run that died before the table's first commit are no hindrance.
     """
     for file in files.list_files(location):
         *folders, name = file.uri.removeprefix(location).strip("/").split("/")
-        if not any(part.startswith(("_", ".")) for part in (*folders, name)) and not _DELTA_FILE.match(name):
+        hidden = any(part.startswith(("_", ".")) for part in (*folders, name))
+        if not hidden and not (_DELTA_FILE.match(name) and _is_of_a_run(file.uri)):
             raise error(
                 "SPS-SPEC-SINK",
                 f"Expected a Delta table or a new place at {location}. Got a folder of other files, such as {name}.",
@@ -268,21 +345,38 @@ def _refuse_other_files(location: str) -> None:
             )
 
 
-def discard(spark: SparkSession, table: DeltaTable, run_id: str, last_unit: int) -> bool:
+def _is_of_a_run(uri: str) -> bool:
+    """Tell whether a Parquet file holds scored rows; one that is cut off was being written when its writer died."""
+    import pyarrow.parquet as pq
+
+    handle, path = files.filesystem(uri)
+    try:
+        with handle.open_input_file(path) as source:
+            return "_ss" in pq.read_schema(source).names
+    except pa.ArrowInvalid:
+        return True
+
+
+def discard(spark: SparkSession, table: DeltaTable, run_id: str, transaction: tuple[str, int]) -> bool:
     """Delete a run's rows from the sink in one commit; False when there is no table.
 
-    First, an append without rows carries the transaction of the run's last unit. After it Delta skips what a driver
-    that was taken for dead still commits of this run.
+    The run's last transaction (application id and version) is shut first.
 
     Delta's commands take no named parameters (Spark 4.2: UNBOUND_SQL_PARAMETER); a run id holds no quote.
     """
     if not history(spark, table.sql, limit=1):
         return False
-    nothing = table.read(spark).limit(0)
-    transaction = {"txnAppId": app_id(run_id), "txnVersion": str(last_unit)}
-    table.save(nothing.write.format("delta").mode("append").options(**transaction))
+    shut_out(spark, table, transaction)
     spark.sql(f"DELETE FROM {table.sql} WHERE _ss.run_id = '{run_id}'")
     return True
+
+
+def shut_out(spark: SparkSession, table: DeltaTable, transaction: tuple[str, int]) -> None:
+    """Append no row under a transaction (application id and version): Delta then skips or refuses what a driver that
+    was taken for dead still commits under it, or under an earlier one of the application.
+    """
+    options = {"txnAppId": transaction[0], "txnVersion": str(transaction[1])}
+    table.write(table.read(spark).limit(0), options)
 
 
 def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Constant]:

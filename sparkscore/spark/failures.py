@@ -120,6 +120,25 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Start the session with the jars: see `sparkscore jars`, for S3 `--s3`; Delta also needs two settings.",
     ),
     (
+        r"Python in worker has different version\W+[\w.]+\W+than that in driver\W+[\w.]+|PYTHON_VERSION_MISMATCH",
+        "SPS-ENV-PACKAGE",
+        "the workers' Python to have the driver's minor version",
+        "Set PYSPARK_PYTHON, on the driver, to a Python of that version on every node, or send one with --archives.",
+    ),
+    (
+        r"ModuleNotFoundError: No module named '[\w.]+'|PACKAGE_NOT_INSTALLED",
+        "SPS-ENV-PACKAGE",
+        "each worker's Python to have sparkscore and what it imports: numpy, pyarrow, onnxruntime",
+        "Install sparkscore[cpu] on every node, or send sparkscore with --py-files and the packages with --archives; "
+        "set PYSPARK_PYTHON to the Python that has them.",
+    ),
+    (
+        r"Cannot run program \"[^\"]*python[^\"]*\"|Error from python worker:\s+[^\n]{1,200}",
+        "SPS-ENV-PACKAGE",
+        "the Python of PYSPARK_PYTHON to start on every node",
+        "Set PYSPARK_PYTHON, on the driver, to a path that the nodes have; by default it is the driver's own.",
+    ),
+    (
         r"ConcurrentTransaction",
         "SPS-FENCED",
         "to be the only writer of this run",
@@ -133,7 +152,8 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         r"DELTA_METADATA_MISMATCH|DELTA_FAILED_TO_MERGE_FIELDS|DELTA_VIOLATE_CONSTRAINT|DELTA_NOT_NULL_CONSTRAINT|"
-        r"DELTA_CANNOT_MODIFY_APPEND_ONLY|DELTA_INVALID_CHARACTERS|DELTA_EXCEED_CHAR_VARCHAR_LIMIT|EXCEED_LIMIT_LENGTH",
+        r"DELTA_CANNOT_MODIFY_APPEND_ONLY|DELTA_REPLACE_WHERE_MISMATCH|DELTA_INVALID_CHARACTERS|"
+        r"DELTA_EXCEED_CHAR_VARCHAR_LIMIT|EXCEED_LIMIT_LENGTH",
         "SPS-SPEC-SINK",
         "a sink that takes these rows",
         "Choose another sink.location, or mend the table.",
@@ -187,8 +207,11 @@ def from_spark(cause: BaseException, expressions: Mapping[str, str] | None = Non
         ours.context.update({k: v for k, v in context.items() if k not in ours.context})
         return ours
     for pattern, code, expected, fix in _RULES:
-        if re.search(pattern, text):
-            return error(code, f"Expected {expected}. Got {_got(text)}.", fix, **_with_file(text, context))
+        match = re.search(pattern, text)
+        if match:
+            got = _got(text)
+            named = got if match.group() in got else f"{got.rstrip(':')}; {match.group()}"
+            return error(code, f"Expected {expected}. Got {named}.", fix, **_with_file(text, context))
     return error(
         "SPS-FAILED",
         f"Expected the job to end well. Got {type(cause).__name__}: {_got(text)}.",

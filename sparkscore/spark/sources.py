@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-__all__ = ["WITH_ROW_INDEX", "Snapshot", "pin_copy", "pin_source", "read_files", "restore_snapshot"]
+__all__ = ["WITH_ROW_INDEX", "Snapshot", "escaped", "pin_copy", "pin_source", "read_files", "restore_snapshot"]
 
 _MAY_BE_MALFORMED = ("csv", "json")  # read with a column of ours for the lines that are
 WITH_ROW_INDEX = ("parquet", "delta")  # of the others Spark tells where a row's part of the file starts
@@ -160,7 +160,7 @@ def _read(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str] | None) 
         return _with_addresses(_reader(spark, snapshot).load(list(snapshot.locations)), snapshot)
     by_base: dict[str, list[str]] = {}
     for path in paths:
-        by_base.setdefault(_base_of(path, snapshot.locations), []).append(_escaped(path))
+        by_base.setdefault(_base_of(path, snapshot.locations), []).append(escaped(path))
     frames = [_with_addresses(_load(spark, snapshot, base, group), snapshot) for base, group in by_base.items()]
     return reduce(lambda a, b: a.unionByName(b), frames)
 
@@ -342,7 +342,7 @@ def _comparable(uri: str) -> str:
     return "/" + uri.removeprefix("file:").lstrip("/") if uri.startswith("file:") else uri
 
 
-def _escaped(path: str) -> str:
+def escaped(path: str) -> str:
     """Spark reads `{}[]*?` in a path as a pattern; a file's own name is meant literally."""
     return re.sub(r"([{}\[\]*?\\])", r"\\\1", path)
 

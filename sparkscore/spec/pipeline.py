@@ -16,7 +16,8 @@ from sparkscore.spec.document import is_path, read_document
 from sparkscore.spec.entries import CategoryEntry, ColumnsEntry, Entry, ImageEntry, Missing, Parts, TextEntry
 from sparkscore.spec.expressions import render
 from sparkscore.spec.fields import Closed, Flag, Later, Option, Place, Positive, Text, Uri, later, refused
-from sparkscore.spec.results import OnError, OutputEntry, Quarantine, Sink
+from sparkscore.spec.results import OnError, OutputEntry, Quarantine
+from sparkscore.spec.sink import Sink
 from sparkscore.spec.source import Source, Step
 
 __all__ = [
@@ -136,6 +137,9 @@ class Pipeline(Closed):
 
     @model_validator(mode="after")
     def _together(self) -> Pipeline:
+        if not self.ledger:
+            fix = "Write `ledger:` with a folder; only a sink with a location gives one by itself."
+            raise refused("SPS-SPEC-KEY", "Key 'ledger' is missing", fix, "ledger")
         sink = f"{self.sink.location}".rstrip("/") + "/"
         for key, place in (("ledger", self.ledger), ("quarantine.location", self.quarantine.location)):
             if place and (place.rstrip("/") + "/").startswith(sink):
@@ -163,6 +167,8 @@ class Pipeline(Closed):
 
     def expressions(self) -> Iterator[tuple[str, str]]:
         """Give every SQL expression with the path of its key."""
+        if self.sink.replace_where:
+            yield "sink.replace_where", self.sink.replace_where
         if self.source.where:
             yield "source.where", self.source.where
         for i, step in enumerate(self.prepare):

@@ -1,4 +1,4 @@
-"""What one entry of `outputs` says, and where the scores, the bad rows and the record of the run go."""
+"""What one entry of `outputs` says, and how many bad rows a run bears and where they go."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sparkscore.spec.fields import (
     Closed,
@@ -20,13 +20,11 @@ from sparkscore.spec.fields import (
     Range,
     Seconds,
     Text,
-    later,
     near,
     number_from_text,
     refused,
     without_credentials,
 )
-from sparkscore.spec.source import Options
 
 _SHORT = re.compile(r"(?P<output>[A-Za-z_][A-Za-z0-9_.]*)\s*(?P<index>\[.*\])?")
 _AXIS = r"\s*(?:-?\d+|-?\d*\s*:\s*-?\d*(?:\s*:\s*-?[1-9]\d*|\s*:)?)\s*"
@@ -143,40 +141,6 @@ class OnError(Closed):
     max_guard_deaths: Count = 64
     guard: Literal["auto", "always", "off"] = "auto"
     allow_empty: Flag = False
-
-
-# Writer options that sparkscore sets itself, or that would undo its one commit a unit.
-_OURS = ("txnappid", "txnversion", "replacewhere", "partitionoverwritemode", "overwriteschema", "datachange", "path")
-
-
-def _sink_options(options: dict[str, str]) -> dict[str, str]:
-    ours = [name for name in options if name.lower() in _OURS]
-    if ours:
-        message = f"Option {ours[0]!r} is refused: exactly-once commits depend on it"
-        raise refused("SPS-SPEC-VALUE", message, f"Take {ours[0]!r} out of the options.")
-    return options
-
-
-_SINKS_LATER = ("parquet", "csv", "json", "orc", "avro", "text", "jdbc", "kafka", "iceberg", "hudi")
-
-
-class Sink(Closed):
-    """The table of the scores."""
-
-    format: Annotated[Literal["delta"], later(*_SINKS_LATER)]
-    location: Place | None = None
-    table: Later = None
-    mode: Annotated[Literal["append"], later("overwrite")] = "append"
-    partition_by: tuple[Text, ...] = ()
-    options: Annotated[Options, AfterValidator(_sink_options)] = {}
-    provenance: Literal["errors", "full"] = "errors"
-    publish: Annotated[Literal["progressive"], later("atomic")] = "progressive"
-
-    @model_validator(mode="after")
-    def _placed(self) -> Sink:
-        if self.location is None:
-            raise refused("SPS-SPEC-KEY", "Key 'location' is missing", "Write `location:` with a path or URI.")
-        return self
 
 
 _KEY = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/\S+")

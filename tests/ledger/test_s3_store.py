@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,34 @@ def test_a_body_that_breaks_off_is_read_again_and_never_taken_as_whole(store: S3
     assert store.get("a") == b"x" * 1000
     proxy.faults = ["broken"] * 3
     with pytest.raises(SparkscoreError, match="SPS-CLUSTER-STORAGE"):
+        store.get("a")
+
+
+def test_under_faults_by_chance_each_name_is_given_once_and_each_answer_is_right_or_an_error_by_name(
+    store: S3Store, proxy: FaultyProxy, monkeypatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.001)  # of botocore's waits
+    proxy.rates, proxy.rng = {"503": 0.3, "lost": 0.03, "broken": 0.03, "stale": 0.1}, random.Random(20)
+    given, unsure = {}, {}
+    for i in range(40):
+        name = f"n{i}"
+        try:
+            assert store.put_if_absent(name, f"of {i}".encode())
+            given[name] = f"of {i}".encode()
+            assert store.get(name) == given[name]
+            assert not store.put_if_absent(name, b"another's")
+        except SparkscoreError as failure:
+            unsure[name] = failure.code
+    assert proxy.spoilt > 20
+    assert set(unsure.values()) <= {"SPS-CLUSTER-STORAGE"}
+    assert len(unsure) < 20  # botocore's quota of retries runs dry under them in time: a run then ends by name
+    proxy.rates, proxy.faults = {}, []
+    assert {name: store.get(name) for name in given} == given
+
+
+def test_a_store_that_begins_to_refuse_is_no_permission(store: S3Store, proxy: FaultyProxy) -> None:
+    proxy.faults = ["403"]
+    with pytest.raises(SparkscoreError, match=r"\[SPS-ENV-ACCESS\]"):
         store.get("a")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from sparkscore.spark.commit import Commit, commits_of, own_commit, with_ss, write_unit
+from sparkscore.errors import SparkscoreError
+from sparkscore.spark.commit import Commit, _refuse_other_files, commits_of, own_commit, with_ss, write_unit
 from sparkscore.spark.delta_log import DeltaTable
+from sparkscore.spec.sink import Sink
 from sparkscore.tables import ERR, SS
 
 pytestmark = pytest.mark.spark
@@ -55,7 +58,7 @@ def test_status_error_and_task_id_are_the_rows_own(rows) -> None:
 @pytest.fixture
 def committed(spark, tmp_path: Path) -> Path:
     """A sink with one commit of the run r1."""
-    sink = SimpleNamespace(location=str(tmp_path / "sink"), options={}, partition_by=[])
+    sink = Sink(format="delta", location=str(tmp_path / "sink"))
     write_unit(spark.range(3), sink, Commit(-1, 0, "u0", 2), "r1", "p0")
     return tmp_path / "sink"
 
@@ -84,3 +87,14 @@ def test_a_later_commit_of_the_session_to_another_table_is_no_answer(spark, comm
         spark.range(1).write.format("delta").mode("append").save(str(tmp_path / "other"))
     assert own_commit(spark, DeltaTable(str(committed)), "r1") is None
     assert own_commit(spark, DeltaTable("gs://no-store-that-python-reads/x"), "r1") is None
+
+
+def test_files_of_a_run_that_died_before_the_first_commit_are_no_hindrance_and_others_are(tmp_path: Path) -> None:
+    """Delta 4.4 names its files as Spark does, so their columns tell them apart."""
+    name = "part-00000-7e2a3968-3d8e-40dc-8abb-5f66a47b76f7-c000.snappy.parquet"
+    pq.write_table(pa.table({"_ss": [{"status": "ok"}], "id": [1]}), tmp_path / name)
+    (tmp_path / name.replace("00000", "00001")).write_bytes(b"PAR1 cut off")
+    _refuse_other_files(str(tmp_path))
+    pq.write_table(pa.table({"id": [1]}), tmp_path / name.replace("00000", "00002"))
+    with pytest.raises(SparkscoreError, match=r"SPS-SPEC-SINK.*part-00002"):
+        _refuse_other_files(str(tmp_path))

@@ -47,7 +47,7 @@ def test_what_loads_is_valid(text: str) -> None:
         ("inputs", {}),
         ("outputs", {"p": {"output": "p", "then": ["softmx"]}}),
         ("on_error", {"max_fraction": 1.5}),
-        ("sink", {"format": "parquet", "location": "/a"}),
+        ("sink", {"format": "delta", "location": "/a", "mode": "merge"}),
     ],
 )
 def test_what_is_refused_is_marked(path: str, value: Any) -> None:

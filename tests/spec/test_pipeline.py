@@ -248,6 +248,7 @@ def test_a_required_key_that_is_missing_is_named(key: str) -> None:
         ({"source": {"format": "json", "location": "/a", "options": {"inferSchema": "false"}}}, "source"),
         ({"model": {}}, "model.uri"),
         ({"sink": {"format": "delta"}}, "sink"),
+        ({"sink": {"format": "delta", "table": "lake.scores"}}, "ledger"),
         ({"inputs": {"x": {"category": "a"}}}, "inputs.x.vocabulary"),
         ({"inputs": {"x": ["b", {"text": "a"}]}}, "inputs.x[1].tokenizer"),
         ({"inputs": {"x": {"image": "a"}}}, "inputs.x.size"),
@@ -372,6 +373,15 @@ def test_an_unknown_key_is_answered_with_the_near_one(changes: dict[str, Any], a
         ({"on_error": {"batch_timeout_s": float("inf")}}, "on_error.batch_timeout_s", "finite"),
         ({"sink": {"format": "delta", "location": "/a", "mode": "merge"}}, "sink.mode", "'merge'"),
         ({"sink": {"format": "delta", "location": "/a", "options": {"txnVersion": 1}}}, "sink.options", "'txnVersion'"),
+        ({"sink": {"format": "text", "location": "/a"}}, "sink.format", "one column of text"),
+        ({"sink": {"format": "Parquet", "location": "/a"}}, "sink.format", "'Parquet'"),
+        ({"sink": {"format": "delta", "location": "/a", "table": "a.b"}}, "sink", "got both"),
+        ({"sink": {"format": "delta", "table": "a b"}, "ledger": "/l"}, "sink.table", "'a b'"),
+        ({"sink": {"format": "parquet", "table": "a.b"}, "ledger": "/l"}, "sink.table", "got parquet"),
+        ({"sink": {"format": "delta", "location": "/a", "mode": "overwrite"}}, "sink.publish", "publish: atomic"),
+        ({"sink": {"format": "csv", "location": "/a", "mode": "overwrite"}}, "sink.mode", "got overwrite"),
+        ({"sink": {"format": "delta", "location": "/a", "replace_where": "a > 1"}}, "sink.mode", "mode: overwrite"),
+        ({"sink": {"format": "jdbc", "partition_by": ["a"]}, "ledger": "/l"}, "sink.partition_by", "got it with jdbc"),
         ({"quarantine": {"payload": "all"}}, "quarantine.payload", "'all'"),
         ({"quarantine": {"keep_days": 0}}, "quarantine.keep_days", "number 0"),
         ({"quarantine": {"keep_days": 40_000}}, "quarantine.keep_days", "less than or equal to 36500"),
@@ -403,10 +413,7 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
         ({"model": {"uri": "/m", "weights": "lean"}}, "model.weights"),
         ({"model": {"uri": "/m", "verify": "oms"}}, "model.verify"),
         ({"on_error": {"no_progress_s": 900}}, "on_error.no_progress_s"),
-        ({"sink": {"format": "parquet", "location": "/a"}}, "sink.format"),
-        ({"sink": {"format": "delta", "table": "a.b"}}, "sink.table"),
-        ({"sink": {"format": "delta", "location": "/a", "mode": "overwrite"}}, "sink.mode"),
-        ({"sink": {"format": "delta", "location": "/a", "publish": "atomic"}}, "sink.publish"),
+        ({"sink": {"format": "kafka", "location": "/a"}}, "sink.format"),
     ],
     ids=str,
 )
@@ -442,12 +449,19 @@ def test_the_permissive_mode_is_no_damage() -> None:
     assert load(source=source(options={"mode": "PERMISSIVE"})).source.options == {"mode": "PERMISSIVE"}
 
 
+REPLACING = {"format": "delta", "location": "/a", "mode": "overwrite", "publish": "atomic"}
+
+
 @pytest.mark.parametrize(
     ("changes", "at"),
     [
         ({"source": source(where="a > (select 1)")}, "source.where"),
         ({"prepare": [{"where": "a > 0"}, {"where": "rand() < 0.1"}]}, "prepare[1].where"),
         ({"prepare": [{"with": {"b": "java_method('a', 'b')"}}]}, "prepare[0].with.b"),
+        (
+            {"sink": REPLACING | {"replace_where": "rand() < 1"}},
+            "sink.replace_where",
+        ),
     ],
 )
 def test_an_expression_outside_the_allow_list_says_where(changes: dict[str, Any], at: str) -> None:
