@@ -154,6 +154,7 @@ EVENTS = {
     "run_planned": "the plan that the attempt follows: rows, units, model",
     "narrowing": "a column is cast to a narrower type, as the pipeline says",
     "input_ss_dropped": "the source has a column `_ss`, which is left out",
+    "at_least_once": "the sink cannot keep rows from being written twice when a driver dies; why",
     "fallback": "something less than was wanted: the CPU for `device: auto`, Delta's own reader for plain files",
     "unit_started": "a unit is being scored",
     "unit_committed": "its commit is proved: rows, calls, files, providers",
