@@ -17,7 +17,7 @@ import pytest
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.spark import jars
-from tests.servers import _await_port, _free_port
+from tests.servers import _await_port, free_port
 
 DRIVER = jars._jars("""
 2a32a9dcbc42d67a50ad3a0de5efd102c8d2be46720045f2cbd6689f160ab7c7  org.postgresql:postgresql:42.7.8
@@ -77,7 +77,7 @@ def postgres() -> Iterator[Postgres]:
         if user is not None:
             for path in (home, secret):
                 shutil.chown(path, user)
-        data, port = home / "data", _free_port()
+        data, port = home / "data", free_port()
         init = [programs / "initdb", "-D", data, "-U", USER, "-A", "scram-sha-256", "--pwfile", secret, "-E", "UTF8"]
         subprocess.run([*init, "--no-sync", "--no-locale"], user=user, cwd=home, check=True, stdout=subprocess.DEVNULL)
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": home, "fsync": "off"}
