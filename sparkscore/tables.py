@@ -167,8 +167,6 @@ EVENTS = {
     "receipts_missing": "tasks of the unit could not write their receipts; whether the balance is proved without",
     "commit_lost": "another writer overwrote the unit's commit; it is made again",
     "budget_breached": "more bad rows than `on_error` allows",
-    "worker_died": "a worker process died: what it was doing, on which rows' addresses, and the class of its death",
-    "at_least_once": "the sink's format takes a unit twice when a driver dies in that moment",
     "model_rejected": "the model was refused or failed; in attempt 0 when there was no attempt yet",
     "run_published": "every unit is proved and visible",
     "quarantine_folded": "the bad rows are in the quarantine",
