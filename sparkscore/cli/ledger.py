@@ -9,6 +9,7 @@ import typer
 from sparkscore.cli.options import AsJson, Master
 from sparkscore.cli.printing import emit, say
 from sparkscore.cli.sessions import answering_session
+from sparkscore.errors import error
 
 app = typer.Typer(help="Fold or rebuild the tables of a ledger.", no_args_is_help=True)
 
@@ -31,6 +32,12 @@ def fold(ledger: Folder, *, as_json: AsJson = False, master: Master = None) -> N
     runs = run_ids(store)
     with answering_session(master, (store.root,)) as spark:
         rows = fold_run(spark, store, *runs) if runs else {"runs": 0, "units": 0}
+    if not rows:
+        raise error(
+            "SPS-CLUSTER-LEASE",
+            f"Expected the tables of {store.root} to be free. Got other runs that write them.",
+            "Fold again later; nothing is lost, since the events are the truth.",
+        )
     _tell(store.root, "folded", len(runs), rows, as_json)
 
 

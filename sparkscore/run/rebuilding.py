@@ -10,6 +10,7 @@ from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.fold import run_ids
 from sparkscore.ledger.store import Store
 from sparkscore.run.folding import LedgerTable, ledger_tables
+from sparkscore.run.leasing import lease_of
 from sparkscore.runtime import files
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.sessions import is_over
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["rebuild_tables"]
 
-_KEPT = ("SPS-ENV-ACCESS", "SPS-ENV-PACKAGE", "SPS-CLUSTER-STORAGE")  # no fault of the table: it is left as it is
+# No fault of the table: it is left as it is.
+_KEPT = ("SPS-ENV-ACCESS", "SPS-ENV-PACKAGE", "SPS-CLUSTER-STORAGE", "SPS-CLUSTER-LEASE")
 
 
 def rebuild_tables(spark: SparkSession, store: Store, say: Callable[[str], None] = lambda line: None) -> dict[str, int]:
@@ -43,7 +45,7 @@ def rebuild_tables(spark: SparkSession, store: Store, say: Callable[[str], None]
 
 
 def _replace(spark: SparkSession, table: LedgerTable) -> None:
-    with mapped(spark):
+    with lease_of(spark, table.location)(), mapped(spark):
         writer = table.frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
         writer.save(table.location)
 

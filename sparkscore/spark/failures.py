@@ -210,7 +210,8 @@ def from_spark(cause: BaseException, expressions: Mapping[str, str] | None = Non
         match = re.search(pattern, text)
         if match:
             got = _got(text)
-            named = got if match.group() in got else f"{got.rstrip(':')}; {match.group()}"
+            told = " ".join(match.group().split())
+            named = got if told in got else f"{got.rstrip(':')}; {told}"
             return error(code, f"Expected {expected}. Got {named}.", fix, **_with_file(text, context))
     return error(
         "SPS-FAILED",

@@ -44,7 +44,7 @@ def test_doctor_asks_the_workers_and_the_places_of_a_pipeline(spark, sparkscore,
     assert {"jars", "attempts", "retention", "receipts", "open-runs"} <= set(found)
     assert "workers agree" in found["python"]["found"]
     assert "Scala 2.13" in found["jars"]["found"]
-    assert [code for code, check in found.items() if check["verdict"] != "ok"] == ["redaction"]
+    assert [check for check in found.values() if check["verdict"] != "ok"] == []
 
     sparkscore("score", file, "--run-id", "r1")
     name = "delta.setTransactionRetentionDuration"

@@ -216,11 +216,11 @@ def test_leftovers_are_told_and_only_what_is_provably_dead_is_removed(tmp_path: 
 def test_a_run_without_a_driver_is_told_with_the_command_that_resumes_it(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put("plans/r1.json", b"{}")
-    with claim_run(store, "r1", interval_s=0.05, say=print) as claim:
+    with claim_run(store, "r1", say=print) as claim:
         events = EventLog(store, "r1", claim.attempt)
         events.write("run_claimed")
         assert leftovers.open_runs(store).verdict == "ok"
-    time.sleep(0.2)
+    os.utime(tmp_path / "heartbeat" / "r1.json", (time.time() - 40,) * 2)  # two beats and more ago
     found = leftovers.open_runs(store)
     assert (found.verdict, found.remedy) == ("warn", f"sparkscore runs resume r1 --ledger {tmp_path}")
     events.write("run_failed", exit_code=6)
