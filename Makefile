@@ -1,5 +1,5 @@
 # What a person types here. Each target sets up what it needs, once, and works from a fresh clone.
-.PHONY: help demo test check lint bench chaos docs clean
+.PHONY: help demo test check lint lanes bench chaos docs clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -11,6 +11,7 @@ help:
 	@echo "make demo    score the 336,776 flights of 2013: environment, jars, data, then the main job"
 	@echo "make test    the whole test suite, real parts included"
 	@echo "make check   what to run before each commit: ruff, mypy, import contract, house rules, fast tests"
+	@echo "make lanes   all of the contract suite on local-cluster, a standalone cluster and Spark Connect"
 	@echo "make bench   the table of benchmarks/"
 	@echo "make chaos   the faults of docs/reliability.md, played with real processes (about an hour)"
 	@echo "make docs    the documentation, into site/"
@@ -31,6 +32,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+
+lanes: $(VENV)/.dev
+	SPARKSCORE_LANES=1 $(BIN)/python -m pytest tests/e2e/test_clusters.py -v --durations=0
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

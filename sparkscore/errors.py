@@ -129,8 +129,10 @@ CODES: dict[str, Code] = {
     "SPS-ENV-EMPTY": Code(_C, Exit.ENVIRONMENT, "the source has no rows"),
     "SPS-ENV-ACCESS": Code(_C, Exit.ENVIRONMENT, "no permission"),
     "SPS-ENV-PACKAGE": Code(_C, Exit.ENVIRONMENT, "a package, jar or Java that is missing or clashes"),
+    "SPS-ENV-SPARK": Code(_C, Exit.ENVIRONMENT, "no Spark session: the master or Connect server does not answer"),
     "SPS-ENV-PROVIDER": Code(_C, Exit.ENVIRONMENT, "the asked-for device is not active"),
     "SPS-ENV-SINK": Code(_C, Exit.ENVIRONMENT, "the sink cannot take exactly-once writes"),
+    "SPS-ENV-KEY": Code(_C, Exit.ENVIRONMENT, "the key of encrypted payloads is missing or another one"),
     "SPS-ENV-LEDGER": Code(_C, Exit.ENVIRONMENT, "the ledger cannot be written or read"),
     # -- the model -------------------------------------------------------------------------------------
     "SPS-MODEL-MISSING": Code(_M, Exit.MODEL, "the model is not at its URI"),
@@ -169,6 +171,7 @@ CODES: dict[str, Code] = {
     "SPS-DATA-GONE": Code(_R, Exit.DATA, "an input file that vanished after the plan"),
     "SPS-DATA-DRIFT": Code(_R, Exit.DATA, "an input file that changed after the plan"),
     "SPS-DATA-COLUMN": Code(_R, Exit.DATA, "a needed column absent from, or of another type in, a file"),
+    "SPS-DATA-SOURCE": Code(_R, Exit.DATA, "a row of a database, a view or the like that Spark cannot read"),
     "SPS-PREPARE": Code(_R, Exit.DATA, "a prepare expression that raised"),
     "SPS-LEDGER-GAP": Code(_R, Exit.DATA, "committed units that are not what the ledger says"),
     "SPS-TXN-SKIPPED": Code(_R, Exit.DATA, "a commit that Delta skipped as already done"),
@@ -177,6 +180,7 @@ CODES: dict[str, Code] = {
     "SPS-CLUSTER-TIMEOUT": Code(_C, Exit.INFRASTRUCTURE, "a model load or call that never came back"),
     "SPS-CLUSTER-STORAGE": Code(_C, Exit.INFRASTRUCTURE, "storage failed beyond the retries"),
     "SPS-CLUSTER-CONFLICT": Code(_C, Exit.INFRASTRUCTURE, "commit conflicts beyond the retries"),
+    "SPS-CLUSTER-LEASE": Code(_C, Exit.INFRASTRUCTURE, "another run keeps the table for too long"),
     "SPS-FENCED": Code(_C, Exit.FENCED, "another attempt owns the run"),
 }
 

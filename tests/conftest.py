@@ -1,17 +1,24 @@
-"""What tests share: a lazy Spark session for the whole run, handed out clean to each, and an S3-compatible server."""
+"""What tests share: a lazy Spark session for the whole run, handed out clean to each, and servers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.hdfs import HdfsServer, hdfs_server
+from tests.postgres import PASSWORD, Postgres, driver, postgres
 from tests.servers import S3Server, s3_server
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--place", default="local[2,4]", help="Spark master, or sc://… of a Connect server, for `spark`.")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,11 +34,31 @@ def _quick_java() -> None:
 
 
 @pytest.fixture(scope="session")
-def _session(tmp_path_factory: pytest.TempPathFactory, _own_cache: None, _quick_java: None) -> Iterator[SparkSession]:
+def _jdbc_driver() -> None:
+    """Give the Spark sessions of the tests, in processes that they start too, the driver of PostgreSQL."""
+    jar = driver()
+    if jar is not None:
+        os.environ["SPARKSCORE_JARS"] = str(jar)
+
+
+@pytest.fixture(scope="session")
+def _session(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    _own_cache: None,
+    _quick_java: None,
+    _jdbc_driver: None,
+) -> Iterator[SparkSession]:
     from sparkscore.spark.sessions import local_session
 
-    warehouse = tmp_path_factory.mktemp("warehouse")
-    session = local_session("local[2,4]", {"spark.sql.warehouse.dir": str(warehouse)})
+    place = request.config.getoption("--place")
+    conf = {"spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse"))}
+    if place.startswith("local-cluster"):
+        conf["spark.executorEnv.SPARKSCORE_CACHE"] = str(tmp_path_factory.mktemp("executors"))  # as on another machine
+    if place.startswith("spark:"):  # its workers have caches of their own, and know nothing of this folder
+        conf |= {"spark.sql.shuffle.partitions": "2", "spark.databricks.delta.snapshotPartitions": "1"}
+        conf |= {"spark.executorEnv.PYTHONPATH": str(Path(__file__).parents[1])}
+    session = local_session(place, conf)
     yield session
     session.stop()
 
@@ -59,3 +86,31 @@ def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in _s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return _s3_server
+
+
+@pytest.fixture(scope="session")
+def _hdfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HdfsServer]:
+    with hdfs_server(tmp_path_factory.mktemp("hdfs")) as server:
+        yield server
+
+
+@pytest.fixture
+def hdfs(_hdfs_server: HdfsServer, monkeypatch: pytest.MonkeyPatch) -> HdfsServer:
+    """The cluster, with its HTTP port and its user in the environment."""
+    for name, value in _hdfs_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return _hdfs_server
+
+
+@pytest.fixture(scope="session")
+def _postgres(_jdbc_driver: None) -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def pg(_postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
+    """The server, empty, with its password where `source.credentials` of the tests refers to."""
+    monkeypatch.setenv("TX_PASSWORD", PASSWORD)
+    _postgres.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public;")
+    return _postgres

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["503", "403", "slow", "lost", "broken", "stale", "forgotten"]
+Fault = Literal["503", "403", "slow", "lost", "broken", "stale", "forgotten", "none"]
 _BURST = 3
 _SLOW_S = 0.3
 _OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length"}

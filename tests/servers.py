@@ -81,7 +81,7 @@ def s3_server(tmp_path: Path) -> Iterator[S3Server]:
         classpath = jars.fetch(S3PROXY, Path(__file__).parents[1] / ".jars" / "s3proxy")
     except SparkscoreError as cause:
         pytest.skip(f"no S3 server: {cause}")
-    port, folder = _free_port(), tmp_path / "buckets"
+    port, folder = free_port(), tmp_path / "buckets"
     folder.mkdir()
     (tmp_path / "logback.xml").write_text(_QUIET)
     server = {
@@ -109,7 +109,7 @@ def s3_server(tmp_path: Path) -> Iterator[S3Server]:
         process.wait(10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sparkscore._version import __version__
-from sparkscore.cli import check, demo, jars, model, quarantine, runs, score, spec
+from sparkscore.cli import check, demo, doctor, jars, ledger, model, quarantine, runs, score, spec
 from sparkscore.errors import Exit, SparkscoreError
 from sparkscore.run.stop import StopSignal
 
@@ -29,8 +29,10 @@ app.command("score")(score.score)
 app.command("check")(check.check)
 app.command("peek")(check.peek)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.command("jars")(jars.jars)
 app.add_typer(runs.app, name="runs")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(model.app, name="model")
 app.add_typer(spec.app, name="spec")

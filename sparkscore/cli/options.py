@@ -34,7 +34,15 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Fill ${KEY}, or override the key a.b of the file. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout; all else goes to stderr.")]
-Master = Annotated[str | None, typer.Option("--master", metavar="URL", help="Spark master. Default: this machine.")]
+Master = Annotated[
+    str | None,
+    typer.Option(
+        *("--master", "--remote"),
+        metavar="URL",
+        envvar="SPARK_REMOTE",
+        help="Spark master, or sc://host:port of a Spark Connect server. Default: this machine.",
+    ),
+]
 Ledger = Annotated[
     str | None, typer.Option("--ledger", metavar="PATH", help="The ledger's folder, in place of a pipeline file.")
 ]

@@ -11,7 +11,6 @@ from sparkscore.cli.options import (
     AsJson,
     Ledger,
     Master,
-    PipelineFile,
     RunId,
     Sets,
     named_plan,
@@ -70,8 +69,9 @@ def show_run(
 @app.command("resume")
 def resume_run(
     run_id: RunId,
-    pipeline: PipelineFile,
+    pipeline: AnyPipeline = None,
     *,
+    ledger: Ledger = None,
     sets: Sets = None,
     result: Result = None,
     as_json: AsJson = False,
@@ -79,9 +79,9 @@ def resume_run(
     take_over: TakeOver = False,
     fail_on_quarantine: FailOnQuarantine = False,
 ) -> None:
-    """Go on with a run that the ledger knows; `score` with its id does the same, and also starts a new one."""
-    named_plan(store_of(pipeline, None, sets), run_id)
-    order = Order(pipeline, run_id, sets_of(sets), result, as_json, master, take_over, fail_on_quarantine)
+    """Go on with a run that the ledger knows, by the pipeline file given, or with --ledger as the run recorded it."""
+    plan = named_plan(store_of(pipeline, ledger, sets), run_id)
+    order = Order(pipeline, run_id, sets_of(sets), result, as_json, master, take_over, fail_on_quarantine, plan)
     raise typer.Exit(carry_out(order))
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from sparkscore.errors import SparkscoreError
 from sparkscore.run.stop import signals_as_exceptions
 
 if TYPE_CHECKING:
+    from sparkscore.ledger.plans import Plan
     from sparkscore.run.result import Summary
     from sparkscore.spec.pipeline import Pipeline
 
@@ -37,7 +39,7 @@ FailOnQuarantine = Annotated[
 class Order:
     """What the command line asks of a run."""
 
-    pipeline: Path
+    pipeline: Path | None
     run_id: str | None = None
     sets: dict[str, str] | None = None
     result: Path | None = None
@@ -45,6 +47,8 @@ class Order:
     master: str | None = None
     take_over: bool = False
     fail_on_quarantine: bool = False
+    plan: Plan | None = None  # of the run to resume, where no pipeline file is given
+    requeue: bool = False  # the open bad rows of `run_id`, as a run of their own
 
 
 def score(
@@ -99,14 +103,24 @@ class _Attempt:
         with signals_as_exceptions():
             from sparkscore.run.pipeline import Pipeline, new_run_id
 
-            pipeline = Pipeline.load(order.pipeline, order.sets)
+            if order.pipeline is not None:
+                pipeline = Pipeline.load(order.pipeline, order.sets)
+            else:
+                assert order.plan is not None, "a run is told by a file or by its plan"
+                pipeline = Pipeline.recorded(order.plan, order.sets)
             self.pipeline = pipeline.spec
             self.run_id = order.run_id or new_run_id(self.pipeline.name)
+            if order.requeue:
+                from sparkscore.ledger.store import open_store
+                from sparkscore.run.requeue import replay_id
+
+                self.run_id = replay_id(open_store(self.pipeline.ledger), self.run_id)
             say(f"run {self.run_id}")
             with command_session(order.master, self.pipeline.places) as spark, shown_progress() as progress:
-                run = pipeline.run(
-                    spark,
-                    self.run_id,
+                start = partial(pipeline.requeue, order.run_id or "") if order.requeue else pipeline.run
+                run = start(
+                    spark=spark,
+                    **({} if order.requeue else {"run_id": self.run_id}),
                     take_over=order.take_over,
                     fail_on_quarantine=order.fail_on_quarantine,
                     progress=progress,

@@ -40,4 +40,4 @@ def schema(*, as_json: AsJson = False) -> None:
     from sparkscore.spec.json_schema import json_schema
 
     found = json_schema()
-    emit(found, json.dumps(found, indent=1, ensure_ascii=False), as_json)
+    emit(found, json.dumps(found, indent=2, ensure_ascii=False), as_json)

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Self
 
 from sparkscore.errors import ClusterError, SparkscoreError
 from sparkscore.ledger.events import CLOSING, attempts, claim_name, read_claim, read_events
+from sparkscore.ledger.heartbeats import HEARTBEAT_S, Heartbeat, Watch, this_process
 from sparkscore.ledger.store import Store
 
-__all__ = ["HEARTBEAT_S", "Claim", "Owner", "claim_run", "this_process"]
-
-HEARTBEAT_S = 15.0
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A driver process, told apart from another one with the same pid by the time that it started."""
-
-    host: str
-    boot_id: str
-    pid: int
-    pid_start: str
-    pid_namespace: str
+__all__ = ["HEARTBEAT_S", "Claim", "claim_run", "heartbeat_name"]
 
 
 class Claim:
@@ -41,32 +25,26 @@ class Claim:
         self._store = store
         self.run_id = run_id
         self.attempt = attempt
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, args=(interval_s,), name="sparkscore-heartbeat", daemon=True)
+        self._heart = Heartbeat(store, heartbeat_name(run_id), interval_s, attempt=attempt)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with suppress(SparkscoreError):
+            self._heart.beat()
+        self._heart.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=5)
+    def __exit__(self, *ending: object) -> None:
+        self._heart.__exit__(*ending)
+
+    def on_beat(self, call: Callable[[], None]) -> None:
+        """Have something done with each heartbeat from now on."""
+        self._heart.on_beat = call
 
     def assert_mine(self) -> None:
         """Stop with `SPS-FENCED` when a later attempt has claimed the run."""
         newest = attempts(self._store, self.run_id)[-1]
         if newest > self.attempt:
             raise _fenced(f"attempt {self.attempt} to be the newest", f"attempt {newest}", self.run_id)
-
-    def _beat(self, interval_s: float) -> None:
-        counter = 0
-        while True:
-            data = json.dumps({"attempt": self.attempt, "counter": counter}).encode()
-            with suppress(SparkscoreError):  # a missed beat shows a dead run, which is the truth about the store
-                self._store.put(_heartbeat(self.run_id), data)
-            counter += 1
-            if self._stop.wait(interval_s):
-                return
 
 
 def claim_run(
@@ -97,33 +75,25 @@ def claim_run(
     if numbers and not take_over:
         _assert_dead(store, run_id, numbers[-1], interval_s, say)
     attempt = (numbers[-1] if numbers else 0) + 1
-    body = {"run_id": run_id, "attempt": attempt, "claimed_at": datetime.now(UTC).isoformat(), **asdict(this_process())}
+    at = datetime.now(UTC).isoformat()
+    body = {"run_id": run_id, "attempt": attempt, "claimed_at": at, "interval_s": interval_s, **asdict(this_process())}
     if not store.put_if_absent(claim_name(run_id, attempt), json.dumps(body).encode()):
         raise _fenced(f"attempt {attempt} to be free", "a claim of another driver", run_id)
     return Claim(store, run_id, attempt, interval_s)
-
-
-def this_process() -> Owner:
-    """Name this process."""
-    pid = os.getpid()
-    return Owner(socket.gethostname(), _boot_id(), pid, _start_of(pid) or "", _pid_namespace())
 
 
 def _assert_dead(store: Store, run_id: str, attempt: int, interval_s: float, say: Callable[[str], None]) -> None:
     if any(e["event"] in CLOSING for e in read_events(store, run_id, attempt)):
         return
     claim = read_claim(store, run_id, attempt)
-    me = asdict(this_process())
-    # Containers of one machine may share its name and boot id, and see each other's processes under no pid.
-    same_machine = all(claim.get(k) == me[k] for k in ("host", "boot_id", "pid_namespace"))
-    if same_machine and _start_of(claim["pid"]) != claim["pid_start"]:
+    watch = Watch(store, heartbeat_name(run_id), claim, interval_s)
+    if watch.is_gone():
         return
     say(f"attempt {attempt} of {run_id} did not close; watching its heartbeat for {2 * interval_s:.0f} s")
-    before = store.get(_heartbeat(run_id))
-    deadline = time.monotonic() + 2 * interval_s
-    while time.monotonic() < deadline:
+    before = watch.look()
+    while not watch.is_dead():
         time.sleep(min(1.0, interval_s / 10))
-        if store.get(_heartbeat(run_id)) != before:
+        if watch.look() != before:
             who = f"a live driver: pid {claim.get('pid')} on {claim.get('host')}"
             raise _fenced(f"run {run_id} to be free", who, run_id)
 
@@ -137,38 +107,6 @@ def _fenced(expected: str, got: str, run_id: str) -> SparkscoreError:
     )
 
 
-def _heartbeat(run_id: str) -> str:
+def heartbeat_name(run_id: str) -> str:
+    """Name the object that a run's driver writes again and again."""
     return f"heartbeat/{run_id}.json"
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux: the pid test alone decides
-        return ""
-
-
-def _pid_namespace() -> str:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # not Linux
-        return ""
-
-
-def _start_of(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot, None when it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return None if Path("/proc").is_dir() else _alive(pid)
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _alive(pid: int) -> str | None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return ""
-    return ""

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from sparkscore.errors import error
 from sparkscore.ledger.store import Store
 
-__all__ = ["CLOSING", "EventLog", "attempts", "claim_name", "read_claim", "read_events"]
+__all__ = ["CLOSING", "EventLog", "attempts", "claim_name", "opening_events", "read_claim", "read_events"]
 
 # An attempt that wrote one of these is over and blocks nobody.
 CLOSING = frozenset({"run_closed", "run_stopped", "run_failed", "run_fenced", "run_discarded"})
 
+# What happens to a run once, whichever attempt writes it down: its id is the same for each, so readers take one.
+_ONCE = frozenset({"run_planned", "run_published", "quarantine_folded", "run_closed", "tables_folded", "run_discarded"})
+
 _log = logging.getLogger(__name__)
+
+Listener = Callable[[dict[str, Any]], None]
 
 
 class EventLog:
@@ -26,11 +32,14 @@ class EventLog:
     store : Store
     run_id : str
     attempt : int
-        The claim's number; nobody else writes into this attempt's folder.
+        The claim's number; nobody else writes into this attempt's folder. 0: what happened before there was a claim.
+    listener : callable, optional
+        Receives each event after it is written.
     """
 
-    def __init__(self, store: Store, run_id: str, attempt: int) -> None:
+    def __init__(self, store: Store, run_id: str, attempt: int, listener: Listener = lambda event: None) -> None:
         self._store = store
+        self._listener = listener
         self.run_id = run_id
         self.attempt = attempt
         self._next = len(store.names(_folder(run_id, attempt)))
@@ -38,7 +47,8 @@ class EventLog:
     def write(self, event: str, **fields: Any) -> dict[str, Any]:
         """Write one event durably and log it."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        record = {"event": event, "at": at, "run_id": self.run_id, "attempt": self.attempt, **fields}
+        base = {"event": event, "event_id": self._id(event), "at": at, "run_id": self.run_id, "attempt": self.attempt}
+        record = {**base, **fields}
         data = json.dumps(record, default=str).encode()
         if not self._store.put_if_absent(f"{_folder(self.run_id, self.attempt)}/{self._next:06d}.json", data):
             raise error(
@@ -49,7 +59,12 @@ class EventLog:
             )
         self._next += 1
         _log.info("%s run=%s attempt=%d %s", event, self.run_id, self.attempt, _short(fields))
+        self._listener(record)
         return record
+
+    def _id(self, event: str) -> str:
+        """Name an event by what it is, not by when it was written: what is emitted twice is told apart from news."""
+        return f"{self.run_id}/{event}" if event in _ONCE else f"{self.run_id}/{self.attempt}/{self._next}"
 
 
 def attempts(store: Store, run_id: str) -> list[int]:
@@ -80,9 +95,17 @@ def read_events(store: Store, run_id: str, attempt: int | None = None) -> list[d
     return found
 
 
+def opening_events(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """Read the first event of each attempt: who ran it, with what, and where its bad rows go."""
+    names = (f"{_folder(run_id, number)}/000000.json" for number in attempts(store, run_id))
+    return [json.loads(data) for name in names if (data := store.get(name)) is not None]
+
+
 def _folder(run_id: str, attempt: int) -> str:
     return f"events/{run_id}/{attempt:06d}"
 
 
 def _short(fields: dict[str, Any]) -> str:
-    return " ".join(f"{k}={v}" for k, v in fields.items() if isinstance(v, (str, int, float)))
+    """Write the plain fields as key=value; a text with a space in it is quoted, as log readers want it."""
+    shown = {k: v for k, v in fields.items() if isinstance(v, (str, int, float))}
+    return " ".join(f"{k}={json.dumps(v) if isinstance(v, str) and ' ' in v else v}" for k, v in shown.items())

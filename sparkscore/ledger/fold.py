@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sparkscore.ledger.events import CLOSING, attempts, read_claim, read_events
+from sparkscore.ledger.liveness import last_sign
 from sparkscore.ledger.plans import Plan, read_plan
 from sparkscore.ledger.store import Store
 from sparkscore.tables import RUNS, UNITS
@@ -25,7 +26,10 @@ def run_ids(store: Store) -> list[str]:
 
 
 def state_of(events: Iterable[dict[str, Any]]) -> str:
-    """Give the state that a run's events add up to; an open attempt is RUNNING, whether or not its driver lives."""
+    """Give the state that a run's events add up to; an open attempt is RUNNING, whether or not its driver lives.
+
+    `run_rows` knows the difference: it calls an attempt whose driver is gone ABANDONED.
+    """
     state = "PLANNED"
     for event in events:
         name = event["event"]
@@ -75,17 +79,33 @@ def run_rows(store: Store, run_id: str) -> list[dict[str, Any]]:
     every = read_events(store, run_id)
     discarded = any(e["event"] == "run_discarded" for e in every)
     rows = []
-    for attempt in attempts(store, run_id):
+    numbers = attempts(store, run_id)
+    for attempt in numbers:
         upto = [e for e in every if e["attempt"] <= attempt]
         own = [e for e in every if e["attempt"] == attempt]
         row = _run_row(plan, attempt, own, upto)
         row["started_at"] = row["started_at"] or _time(read_claim(store, run_id, attempt)["claimed_at"])
+        if not any(e["event"] in CLOSING for e in own):
+            row.update(_open_attempt(store, run_id, attempt, numbers[-1]))
         rows.append(row | ({"state": "DISCARDED"} if discarded else {}))
     return rows
 
 
-def filtered_by_name(plan: Plan, filtered: dict[str, int]) -> dict[str, int]:
-    """Name the prepare steps of a count by index."""
+def _open_attempt(store: Store, run_id: str, attempt: int, newest: int) -> dict[str, Any]:
+    """Apply the dead-man rule to an attempt that did not close."""
+    if attempt < newest:
+        return {"state": "ABANDONED", "error_message": f"it did not close; attempt {newest} took the run over"}
+    sign = last_sign(store, run_id, attempt)
+    if not sign.is_dead:
+        return {"heartbeat_at": sign.at}
+    message = f"its driver {sign.why}; start the same run id again, which resumes"
+    return {"state": "ABANDONED", "error_message": message, "heartbeat_at": sign.at}
+
+
+def filtered_by_name(plan: Plan, filtered: dict[str, int] | None) -> dict[str, int] | None:
+    """Name the prepare steps of a count by index; None, for want of receipts, stays None."""
+    if filtered is None:
+        return None
     names = plan.header.get("where_steps", {})
     return {names.get(str(step), str(step)): rows for step, rows in filtered.items()}
 
@@ -113,7 +133,7 @@ def _unit_row(plan: Plan, seq: int, event: dict[str, Any] | None) -> dict[str, A
 
 
 def _run_row(plan: Plan, attempt: int, own: list[dict[str, Any]], upto: list[dict[str, Any]]) -> dict[str, Any]:
-    first = own[0] if own else {}
+    first = next((e for e in own if e["event"] == "run_claimed"), own[0] if own else {})
     closing = next((e for e in own if e["event"] in CLOSING), {})
     row: dict[str, Any] = dict.fromkeys(c.name for c in RUNS)
     row.update(_planned_facts(plan))
@@ -136,7 +156,7 @@ def _planned_facts(plan: Plan) -> dict[str, Any]:
     snapshot = {k: v for k, v in header["input"].items() if k != "schema"}
     return {
         "run_id": plan.run_id,
-        "kind": "batch",
+        "kind": header.get("kind", "batch"),
         "pipeline_name": header["pipeline_name"],
         "spec_sha256": header["spec_sha256"],
         "code_version": header["code_version"],
@@ -156,21 +176,42 @@ def _counts(plan: Plan, own: list[dict[str, Any]], upto: list[dict[str, Any]]) -
     wall_s = sum(e["wall_ms"] for e in mine) / 1000
     rows = sum(e["ok_rows"] + e["quarantined_rows"] for e in mine)
     return {
-        "providers_used": _added(u["providers"] for u in units.values()),
+        "providers_used": _added(u["providers"] for u in units.values()) or {},
         "units_committed": len(mine),
         "units_reused": len(units) - len(mine),
         "planned_rows": _planned(plan, units),
         "filtered_rows": filtered_by_name(plan, _added(u["filtered_rows"] for u in units.values())),
-        "quarantined_by_code": _added(u["bad_by_code"] for u in units.values()),
-        "balance_ok": len(units) == len(plan.units),
+        "quarantined_by_code": _added(u["bad_by_code"] for u in units.values()) or {},
+        "balance_ok": _balance(plan, units),
         "rows_per_s": rows / wall_s if wall_s else None,
-        **{k: sum(u[k] for u in units.values()) for k in ("ok_rows", "quarantined_rows", "scored_rows", "model_calls")},
+        **{
+            k: _sum(u[k] for u in units.values()) for k in ("ok_rows", "quarantined_rows", "scored_rows", "model_calls")
+        },
     }
 
 
-def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+def _balance(plan: Plan, units: dict[int, dict[str, Any]]) -> bool | None:
+    """Tell whether each row is accounted for; None where receipts are missing that alone could tell."""
+    if any(u["in_rows"] is None for u in units.values()):
+        return None
+    return len(units) == len(plan.units)
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Add counts up; what one unit cannot tell, the run cannot tell."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+def _added(counts: Iterable[dict[str, int] | None]) -> dict[str, int] | None:
     total: Counter[str] = Counter()
     for count in counts:
+        if count is None:
+            return None
         total.update(count)
     return dict(total)
 
@@ -178,7 +219,7 @@ def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 def _planned(plan: Plan, units: dict[int, dict[str, Any]]) -> int | None:
     if plan.header["planned_rows"] is not None:
         return int(plan.header["planned_rows"])
-    return sum(u["in_rows"] for u in units.values()) if len(units) == len(plan.units) else None
+    return _sum(u["in_rows"] for u in units.values()) if len(units) == len(plan.units) else None
 
 
 def _time(text: str | None) -> datetime | None:

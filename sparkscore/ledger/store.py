@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from sparkscore.errors import SparkscoreError, error
+from sparkscore.ledger.hdfs_store import HdfsStore
 from sparkscore.ledger.s3_store import S3Store
-from sparkscore.runtime.files import is_s3
+from sparkscore.runtime.files import is_hdfs, is_s3
 
 __all__ = ["LocalStore", "Store", "open_store"]
 
@@ -132,7 +133,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def open_store(root: str) -> Store:
-    """Open the ledger's store at a path, a file: URI, or an s3: or s3a: URI.
+    """Open the ledger's store at a path, or a file:, s3:, s3a: or hdfs: URI.
 
     Raises
     ------
@@ -144,11 +145,13 @@ def open_store(root: str) -> Store:
     scheme, colon, rest = root.partition(":")
     if is_s3(root):
         return S3Store(root)
+    if is_hdfs(root):
+        return HdfsStore(root)
     if colon and scheme != "file":
         raise error(
             "SPS-SPEC-LATER",
-            f"Expected a ledger on a local or shared disk, or on S3. Got {scheme}: which is not in this version.",
-            "Give `ledger:` a path that the driver and all executors mount, or s3a://bucket/folder.",
+            f"Expected a ledger on a local or shared disk, S3 or HDFS. Got {scheme}: which is not in this version.",
+            "Give `ledger:` a path that the driver and all executors mount, s3a://bucket/folder or hdfs://host/folder.",
         )
     return LocalStore(_strip_authority(rest) if colon else root)
 

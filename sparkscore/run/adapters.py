@@ -39,7 +39,7 @@ _COUNTS = {
         *("policy", "max_consecutive_bad_batches", "batch_timeout_s", "load_timeout_s"),
         *("guard", "max_guard_deaths"),
     ),
-    "quarantine": ("payload",),
+    "quarantine": ("payload", "deny"),
 }
 
 
@@ -105,7 +105,7 @@ def score(
         ``{"p": "probabilities[:, 1]"}``.
     **options
         `missing`, `keys`, `keep` (default all columns), `device`, `batch_size`, `providers`, `allow_links`,
-        `quarantine` (its `payload`), and `on_error`: `policy`, `batch_timeout_s`, `load_timeout_s`, `guard`,
+        `quarantine` (its `payload` and `deny`), and `on_error`: `policy`, `batch_timeout_s`, `load_timeout_s`, `guard`,
         `max_guard_deaths`, and `max_consecutive_bad_batches`, which has no default here. Its other keys judge a run
         and are refused.
 
@@ -131,7 +131,7 @@ def score(
     from sparkscore.spark.udfs import map_in_arrow
 
     pinned, plan = _bound(model, inputs, outputs, prepared_schema(df), {"keep": "all", **options})
-    hand_out(df.sparkSession, pinned.ref, pinned.folder)
+    plan = replace(plan, model=hand_out(df.sparkSession, pinned.ref, pinned.folder))
     frame = scoring_frame(df, plan)
     schema = result_schema(plan, arrow_schema(frame.schema))
     shown = pa.struct([ERR_TYPE.field(name) for name in _FRAME_FIELDS])
@@ -198,7 +198,7 @@ def score_udf(
 
     given = arrow_schema(struct_of(schema) if isinstance(schema, str) else schema)
     pinned, plan = _bound(model, inputs, outputs, given, {"keep": [], **options})
-    hand_out(None, pinned.ref, pinned.folder)
+    plan = replace(plan, model=hand_out(None, pinned.ref, pinned.folder))
     named = paths(given, plan_names(plan))
     result = spark_schema(result_schema(plan, projected_schema(given, named)))
     return column_function(ColumnTask(plan, given, named), result, form)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from sparkscore.errors import CODES
 from sparkscore.run.golden import golden_rows
-from sparkscore.run.inspection import Sample, first_rows
+from sparkscore.run.inspection import Sample, empty_source, first_rows
 from sparkscore.run.planning import Bound, bound, make_plan
 from sparkscore.spec.scoring import ERR_COL, InputPlan
 
@@ -28,10 +28,12 @@ class CheckReport:
 
     Attributes
     ----------
+    source : str
+        What the rows come from; for one without files, why a run copies it first.
     planned_rows : int or None
         Rows of the input; None where the format cannot tell before it is read.
-    units : int
-        Units that a run would have.
+    units : int or None
+        Units that a run would have; None where it copies the source first.
     inputs, outputs : dict of str
         Graph input or result column -> type, shape and the columns behind it, as text.
     golden_rows : int or None
@@ -47,8 +49,9 @@ class CheckReport:
     """
 
     pipeline: str
+    source: str
     planned_rows: int | None
-    units: int
+    units: int | None
     model: dict[str, str]
     provider: str
     inputs: dict[str, str]
@@ -71,11 +74,13 @@ class CheckReport:
 
     def __str__(self) -> str:
         planned = "an unknown number of" if self.planned_rows is None else f"{self.planned_rows:,}"
+        units = "; units are made of its copy" if self.units is None else f" in {self.units} units"
         golden = "none named" if self.golden_rows is None else f"{self.golden_rows} agree"
         filtered = f", {self.filtered_rows:,} dropped by prepare" if self.filtered_rows else ""
         lines = [
             f"pipeline {self.pipeline}: can run",
-            f"  source       {planned} rows in {self.units} units",
+            f"  source       {self.source}",
+            f"               {planned} rows{units}",
             f"  model        {self.model['uri']}",
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",
             f"  provider     {self.provider} (on the driver)",
@@ -103,6 +108,9 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
     plan = make_plan(spark, job, "check")
     golden = golden_rows(spark, job)
     sample = first_rows(spark, job, SAMPLE_ROWS)
+    snapshot = job.snapshot
+    if snapshot.rows is not None and not sample.given.num_rows and not pipeline.on_error.allow_empty:
+        raise empty_source(snapshot.name)
     bad = _by_code(sample)
     rows = sample.given.num_rows
     filtered = sum(sample.counts.rows_filtered.values())
@@ -112,8 +120,9 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
     model = job.model.ref
     return CheckReport(
         pipeline=pipeline.name,
+        source=_source_text(job),
         planned_rows=plan.header["planned_rows"],
-        units=len(plan.units),
+        units=len(plan.units) if snapshot.rows is None else None,
         model={"uri": model.uri, "version": model.version, "sha256": model.sha256},
         provider=sample.provider,
         inputs={i.name: _input_text(i) for i in job.scoring.inputs},
@@ -130,6 +139,16 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
         narrowing=job.binding.narrowing,
         warnings=(*plan.header["warnings"], *_warnings(job, sample, fraction, duplicates)),
     )
+
+
+def _source_text(job: Bound) -> str:
+    snapshot = job.snapshot
+    if snapshot.rows is not None:
+        place = f"{job.pipeline.ledger.rstrip('/')}/inputs"
+        return f"{snapshot.name}: {snapshot.rows.reason}, so a run first copies its rows once, to {place}"
+    version = "" if snapshot.version is None else f", version {snapshot.version}"
+    through = f", through Delta's reader: {snapshot.reason}" if snapshot.route == "delta" else ""
+    return f"{snapshot.name}{version}{through}"
 
 
 def _warnings(job: Bound, sample: Sample, fraction: float, duplicates: int) -> list[str]:

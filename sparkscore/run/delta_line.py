@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.ledger.plans import Plan, Unit
+from sparkscore.run.leasing import lease_of_table
 from sparkscore.run.line import gap, skipped
 from sparkscore.spark.commit import (
     Commit,
@@ -40,19 +42,23 @@ class DeltaLine:
         self._plan = plan
         self._run_id = plan.run_id
         self._table = table_of(sink)
+        self._lease: Callable[[], AbstractContextManager[None]] | None = None
         self.app_id: str | None = app_id(plan.run_id)
 
     def write(self, frame: DataFrame, commit: Commit) -> None:
         """Append a unit; Delta skips it when it is committed already, or raises when another one is at it.
 
-        A unit that was lost has a transaction of its own. A driver that was taken for dead may still be about to commit
-        it under the run's: it is shut out first, and if it was quicker, its commit is the unit's.
+        The table is leased while the unit is scored, too: Spark scores and commits in one action. A unit that was lost
+        has a transaction of its own. A driver that was taken for dead may still be about to commit it under the run's:
+        it is shut out first, and if it was quicker, its commit is the unit's.
         """
-        if commit.version is not None and commit.version >= 0:
-            shut_out(self._spark, self._table, (app_id(self._run_id), commit.unit_seq))
-            if self.find(self._plan.units[commit.unit_seq], again=True) is not None:
-                return
-        write_unit(frame, self._sink, commit, self._run_id, self._plan.sha256)
+        self._table.make(frame, self._sink.partition_by)
+        with self._leased():
+            if commit.version is not None and commit.version >= 0:
+                shut_out(self._spark, self._table, (app_id(self._run_id), commit.unit_seq))
+                if self.find(self._plan.units[commit.unit_seq], again=True) is not None:
+                    return
+            write_unit(frame, self._sink, commit, self._run_id, self._plan.sha256)
 
     def find(self, unit: Unit, *, again: bool = False) -> Commit | None:
         """Find the one commit of a unit; what this session committed last is looked at first.
@@ -146,10 +152,17 @@ class DeltaLine:
     def discard(self) -> bool:
         """Delete the run's rows in one commit, and close the table to the run's transactions."""
         last = (app_id(self._run_id), max(len(self._plan.units) - 1, 0))
-        return discard(self._spark, self._table, self._run_id, last)
+        with self._leased():
+            return discard(self._spark, self._table, self._run_id, last)
 
     def sweep(self) -> None:
         """Do nothing: files that no commit names are VACUUM's."""
+
+    def _leased(self) -> AbstractContextManager[None]:
+        """Keep other writers of ours from the table, by one lease for the whole run."""
+        if self._lease is None:
+            self._lease = lease_of_table(self._spark, self._table)
+        return self._lease()
 
     def _commits(self, limit: int | None = None) -> list[Commit]:
         return commits_of(self._spark, self._table, self._run_id, limit)

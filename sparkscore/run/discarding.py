@@ -11,7 +11,9 @@ from sparkscore.ledger.fold import quarantine_of
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run import folding
+from sparkscore.run.copying import remove_inputs
 from sparkscore.run.environment import versions
+from sparkscore.run.leasing import lease_of
 from sparkscore.run.line import gap
 from sparkscore.run.lines import line_of
 from sparkscore.run.proof import recorded_proofs
@@ -53,6 +55,13 @@ def discard_run(
         if not there and recorded_proofs(before):
             raise gap("the run's committed units", f"no table at {sink}", run_id)
         if newest_version(spark, quarantine) is not None:
-            spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
+            with lease_of(spark, quarantine)():
+                spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
+        if plan.header.get("kind") == "replay":  # the rows that it had scored again are bad once more
+            table = plan.header["input"]["only"]["quarantine"]
+            reopened = "state = 'open', resolved_run_id = NULL"
+            with lease_of(spark, table)():
+                spark.sql(f"UPDATE {delta_path(table)} SET {reopened} WHERE resolved_run_id = '{run_id}'")
         events.write("run_discarded", exit_code=0)
+        remove_inputs(store, run_id)
         folding.fold_run(spark, store, run_id)

@@ -11,21 +11,23 @@ import pyarrow as pa
 from sparkscore.spark.prepare import apply_steps, apply_where
 from sparkscore.spark.schemas import arrow_schema, fields, project
 from sparkscore.spark.sources import Snapshot, read_files
-from sparkscore.spec.columns import resolve
 from sparkscore.spec.scoring import HELPER_COLS, ScoringPlan
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["needed_columns", "plan_names", "prepared", "prepared_schema", "scoring_frame"]
+__all__ = ["needed_columns", "plan_names", "prepared", "prepared_schema", "scoring_frame", "top_level"]
 
 
 def prepared(spark: SparkSession, snapshot: Snapshot, pipeline: Any, paths: Sequence[str] | None = None) -> DataFrame:
     """Read files of the source with their addresses, and apply `source.where` and `prepare`.
 
-    A column `_ss`, which a table that was scored before has, is left out; the run records that as an event.
+    A column `_ss`, which a table that was scored before has, is left out; the run records that as an event. What was
+    copied is what `source.where` left.
     """
-    frame = apply_where(read_files(spark, snapshot, paths), pipeline.source.where)
+    # A row that is replayed was in the input, whatever defines the input by now.
+    where = None if snapshot.copy or snapshot.only else pipeline.source.where
+    frame = apply_where(read_files(spark, snapshot, paths), where)
     if "_ss" in frame.columns:
         frame = frame.drop("_ss")
     return apply_steps(frame, pipeline.prepare)
@@ -58,6 +60,12 @@ def needed_columns(snapshot: Snapshot, pipeline: Any, plan: ScoringPlan) -> list
         name = reference.split(".", 1)[0].strip("`")
         used.update(f.name for f in available if f.name.lower() in (name.lower(), reference.lower()))
     sql = " ".join(expression for _, expression in pipeline.expressions())
-    renamed = {old for step in pipeline.prepare if step.kind == "rename" for old in step.rename}
-    words = {w.lower() for w in re.findall(r"\w+", sql)} | {resolve(r, available)[0].lower() for r in renamed}
+    words = {w.lower() for w in re.findall(r"\w+", sql)}
+    for old in (old for step in pipeline.prepare if step.kind == "rename" for old in step.rename):
+        words |= top_level(old)
     return [f.name for f in available if f.name in used or f.name.lower() in words]
+
+
+def top_level(reference: str) -> set[str]:
+    """Give the names, in lower case, that a reference may begin with: its column's, or that of the struct it is in."""
+    return {reference.strip("`").lower(), reference.split(".", 1)[0].strip("`").lower()}

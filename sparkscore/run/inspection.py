@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 from sparkscore.run.frames import prepared, scoring_frame
 from sparkscore.run.planning import Bound, bound
 from sparkscore.scoring.counts import Counts
@@ -18,7 +18,7 @@ from sparkscore.spec.scoring import ScoringPlan
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Sample", "driver_scorer", "first_rows", "peek_pipeline"]
+__all__ = ["Sample", "driver_scorer", "empty_source", "first_rows", "peek_pipeline"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ def first_rows(spark: SparkSession, job: Bound, rows: int) -> Sample:
     RecordError
         `SPS-PREPARE`, `SPS-DATA-FILE` and their like, as a run would meet them.
     """
-    with mapped(spark, dict(job.pipeline.expressions())):
+    expressions, source = dict(job.pipeline.expressions()), job.snapshot.rows
+    with mapped(spark, expressions) if source is None else source.mapped(spark, expressions):
         frame = scoring_frame(prepared(spark, job.snapshot, job.pipeline), job.scoring)
         given = frame.limit(rows).toArrow()
-    plan = replace(job.scoring, prove_batch=True)
+    plan = replace(job.scoring, prove_batch=True, payload="none")  # what is shown holds no payload
     scorer = driver_scorer(job, plan)
     scored = pa.Table.from_batches(scorer.score(given.to_batches()), schema=result_schema(plan, given.schema))
     return Sample(given, scored, scorer.counts, scorer.session.provider)
@@ -62,10 +63,14 @@ def peek_pipeline(spark: SparkSession, pipeline: Any, rows: int) -> pa.Table:
     """
     sample = first_rows(spark, bound(spark, pipeline), rows)
     if not sample.given.num_rows:
-        raise error(
-            "SPS-ENV-EMPTY", "Expected rows in the source. Got none.", "Check source.location and source.where."
-        )
+        raise empty_source("the source")
     return sample.scored
+
+
+def empty_source(name: str) -> SparkscoreError:
+    """Give the error of a source without a row."""
+    fix = "Check the source and source.where; if an empty input is normal, set on_error.allow_empty: true."
+    return error("SPS-ENV-EMPTY", f"Expected rows in {name}. Got none.", fix)
 
 
 def driver_scorer(job: Bound, plan: ScoringPlan) -> Scorer:

@@ -50,6 +50,7 @@ def check_line(spark: SparkSession, sink: Sink, schema: pa.Schema) -> list[str]:
     if sink.is_flat:
         assert_flat(schema, sink.format)
     if sink.is_delta:
+        _refuse_files_of_runs(sink)
         check_sink(spark, table_of(sink), schema, sink.partition_by)
         check_views(spark, table_of(sink))
         return []
@@ -57,6 +58,18 @@ def check_line(spark: SparkSession, sink: Sink, schema: pa.Schema) -> list[str]:
         return [_look_at_foreign(spark, sink)]
     _check_files(sink, schema)
     return []
+
+
+def _refuse_files_of_runs(sink: Sink) -> None:
+    """Refuse a sink of files as the place of a Delta table: its readers would see the table's files too."""
+    names = files.names_in(sink.location) if sink.location else []
+    shown = [name for name in names if name.startswith("run_id=")]
+    if shown and "_delta_log" not in names and "run_id" not in sink.partition_by:
+        raise error(
+            "SPS-SPEC-SINK",
+            f"Expected a Delta table or a new place at {sink.location}. Got a sink of files, with {shown[0]}.",
+            "Give sink.location a place of its own, or the format that is there.",
+        )
 
 
 def _check_files(sink: Sink, schema: pa.Schema) -> None:

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparkscore.errors import error
+from sparkscore.ledger.plans import Plan
 from sparkscore.run.batch import Progress, run_batch
 from sparkscore.run.check import CheckReport, check_pipeline
 from sparkscore.run.inspection import peek_pipeline
+from sparkscore.run.requeue import requeue_run
 from sparkscore.run.result import Run
 from sparkscore.spark.sessions import active_session
 from sparkscore.spec import pipeline as spec
@@ -51,6 +54,25 @@ class Pipeline:
         """
         return cls(spec.load_pipeline(source, sets))
 
+    @classmethod
+    def recorded(cls, plan: Plan, sets: Mapping[str, str] | None = None) -> Pipeline:
+        """Take a run's pipeline back from its plan, with `sets` for the keys that may change between attempts.
+
+        Raises
+        ------
+        SpecError
+            `SPS-RUN-CHANGED` for a plan of a version that recorded no pipeline; otherwise as `load`.
+        """
+        if "spec" not in plan.header:
+            raise error(
+                "SPS-RUN-CHANGED",
+                f"Expected the pipeline of {plan.run_id} in its plan. Got a plan of version "
+                f"{plan.header['code_version']}, without it.",
+                "Give the pipeline file.",
+                run=plan.run_id,
+            )
+        return cls(spec.load_pipeline(plan.header["spec"], sets, Path(plan.header["folder"])))
+
     def run(
         self,
         spark: SparkSession | None = None,
@@ -89,6 +111,45 @@ class Pipeline:
             spark or active_session(),
             self.spec,
             run_id or new_run_id(self.spec.name),
+            take_over=take_over,
+            fail_on_quarantine=fail_on_quarantine,
+            progress=progress,
+            say=say,
+        )
+
+    def requeue(
+        self,
+        run_id: str,
+        spark: SparkSession | None = None,
+        *,
+        take_over: bool = False,
+        fail_on_quarantine: bool = False,
+        progress: Progress | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Run:
+        """Score the open bad rows of a run again with this pipeline, mended, into the same sink, each once.
+
+        Parameters
+        ----------
+        run_id : str
+            The run whose bad rows they are. The replay's own id is ``<run_id>.requeue-<n>``.
+        spark, take_over, fail_on_quarantine, progress, say
+            As in `run`.
+
+        Returns
+        -------
+        Run
+            The replay; where no row is open, the one that ended last, and nothing is scored.
+
+        Raises
+        ------
+        SparkscoreError
+            As `run`; `SPS-DATA-GONE` when the source of every open row is gone.
+        """
+        return requeue_run(
+            spark or active_session(),
+            self.spec,
+            run_id,
             take_over=take_over,
             fail_on_quarantine=fail_on_quarantine,
             progress=progress,

@@ -14,6 +14,7 @@ from sparkscore._version import __version__
 from sparkscore.errors import error
 from sparkscore.ledger.plans import LEDGER_VERSION, Plan
 from sparkscore.run.frames import needed_columns, prepared, prepared_schema, scoring_frame
+from sparkscore.run.keys import assert_key
 from sparkscore.run.lines import check_line
 from sparkscore.run.models import model_to_json, pin_model, repin
 from sparkscore.run.units import MAX_UNITS, pack
@@ -24,17 +25,19 @@ from sparkscore.runtime.session import read_signature
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.prepare import where_steps
+from sparkscore.spark.rows import rounded_columns
 from sparkscore.spark.schemas import arrow_schema, quoted
 from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
 from sparkscore.spark.survey import Look, survey
 from sparkscore.spec.expressions import render
 from sparkscore.spec.fingerprint import fingerprint
+from sparkscore.spec.pipeline import to_document
 from sparkscore.spec.scoring import DROPPED_COL, ERR_COL, POINTER_COL, ScoringPlan
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Bound", "assert_same", "bound", "make_plan", "quarantine_location", "restore", "sink_schema"]
+__all__ = ["Bound", "assert_same", "assert_sink", "bound", "make_plan", "quarantine_location", "restore", "sink_schema"]
 
 # A Delta table that is read by file-path filter scans its file list again for each unit.
 _MAX_FILTERED_UNITS = 8
@@ -66,6 +69,7 @@ def bound(spark: SparkSession, pipeline: Any) -> Bound:
         Whatever of the pipeline cannot work, before anything is scored.
     """
     _assert_atomic(pipeline)
+    assert_key(pipeline)
     snapshot, paths = pin_source(spark, pipeline.source)
     return _bind(spark, pipeline, snapshot, tuple(sorted(paths)), pin_model(pipeline))
 
@@ -79,17 +83,14 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         `SPS-ENV-EMPTY` for a source without rows, unless `on_error.allow_empty`.
     """
     pipeline, snapshot = job.pipeline, job.snapshot
-    schema = sink_schema(spark, job)
-    _assert_partitions(pipeline.sink.partition_by, schema)
-    weaker = check_line(spark, pipeline.sink, schema)
-    _assert_replaced(spark, job, schema)
+    weaker = assert_sink(spark, job)
     looks = survey(spark, snapshot, job.paths, needed_columns(snapshot, pipeline, job.scoring))
     units = pack(looks, _MAX_FILTERED_UNITS if snapshot.route == "delta" else MAX_UNITS)
-    if not units and not pipeline.on_error.allow_empty:
+    if not units and not pipeline.on_error.allow_empty and snapshot.rows is None:
         raise error(
             "SPS-ENV-EMPTY",
-            f"Expected rows in {', '.join(snapshot.locations)}. Got {len(looks)} files without a row.",
-            "Check source.location; if an empty input is normal, set on_error.allow_empty: true.",
+            f"Expected rows in {snapshot.name}. Got {len(looks)} files without a row.",
+            "Check the source and source.where; if an empty input is normal, set on_error.allow_empty: true.",
         )
     basis = _balance_basis(pipeline, snapshot, looks)
     header = {
@@ -99,6 +100,8 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "pipeline_name": pipeline.name,
         "spec_sha256": fingerprint(pipeline),
+        "spec": to_document(pipeline),
+        "folder": str(pipeline.folder),
         "model": model_to_json(job.model.ref),
         "input": snapshot.to_json(),
         "input_ss": job.input_ss,
@@ -115,6 +118,23 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "sink_weaker": weaker,
     }
     return Plan(header, units)
+
+
+def assert_sink(spark: SparkSession, job: Bound) -> list[str]:
+    """Refuse a sink that cannot take the rows of this job, before anything is scored for it; give what its kind does
+    not promise, as warnings.
+
+    Raises
+    ------
+    SpecError
+        `SPS-SPEC-SINK`.
+    """
+    sink, schema = job.pipeline.sink, sink_schema(spark, job)
+    _assert_partitions(sink.partition_by, schema)
+    weaker = check_line(spark, sink, schema)
+    if job.snapshot.rows is None:  # rows that are not copied yet are looked at once they are
+        _assert_replaced(spark, job, schema)
+    return weaker
 
 
 def assert_same(pipeline: Any, plan: Plan) -> None:
@@ -206,28 +226,44 @@ def _bind(spark: SparkSession, pipeline: Any, snapshot: Snapshot, paths: tuple[s
     frame = prepared(spark, snapshot, pipeline)
     signature = read_signature(model.folder, model.ref.main)
     binding = bind(pipeline, model, signature, prepared_schema(frame))
-    if not pipeline.keys or pipeline.sink.provenance == "full":
-        # Without keys the address is the row's only name, so it stands on every row.
+    if not pipeline.keys or pipeline.sink.provenance == "full" or snapshot.only is not None:
+        # Without keys the address is the row's only name, so it stands on every row; a replayed row is found by it.
         binding = replace(binding, plan=replace(binding.plan, pointers="all"))
+    if snapshot.format == "jdbc":
+        binding = replace(binding, warnings=(*binding.warnings, *_rounded(snapshot, pipeline, binding.plan)))
     return Bound(pipeline, snapshot, paths, model, binding, any(f.name == "_ss" for f in snapshot.struct.fields))
+
+
+def _rounded(snapshot: Snapshot, pipeline: Any, plan: ScoringPlan) -> list[str]:
+    needed = needed_columns(snapshot, pipeline, plan)
+    return [
+        f"column {name} may lose digits: Spark's decimals have 38, and it guesses where the database declares none; "
+        "cast it in options.query"
+        for name in rounded_columns(snapshot.struct)
+        if name.partition(" (")[0] in needed
+    ]
 
 
 def _assert_atomic(pipeline: Any) -> None:
     """Refuse stores whose atomicity this version does not have: it would lose commits there without a word."""
     places = {"sink": pipeline.sink.location, "quarantine": pipeline.quarantine.location}
-    places |= {f"source[{i}]": location for i, location in enumerate(pipeline.source.location)}
+    if pipeline.source.has_files:
+        places |= {f"source[{i}]": location for i, location in enumerate(pipeline.source.location)}
     for key, place in places.items():
-        if place is not None and files.local_path(place) is None and not files.is_s3(place):
+        on_disk = place is None or files.local_path(place) is not None
+        if not (on_disk or files.is_s3(place) or files.is_hdfs(place)):
             raise error(
                 "SPS-SPEC-LATER",
-                f"Expected {key}.location on a local or mounted disk, or S3. Got {place}: not in this version.",
-                "Give a path that the driver and all workers mount, or s3a://bucket/folder.",
+                f"Expected {key}.location on a local or mounted disk, S3 or HDFS. Got {place}: not in this version.",
+                "Give a path that the driver and all workers mount, s3a://bucket/folder or hdfs://host/folder.",
                 where=f"{key}.location",
             )
 
 
 def _balance_basis(pipeline: Any, snapshot: Snapshot, looks: Sequence[Look]) -> str:
     """Say what the planned number of rows rests on."""
-    if pipeline.source.where is not None or any(look.rows is None for look in looks):
+    if snapshot.rows is not None:
+        return "receipt"
+    if (pipeline.source.where is not None and not snapshot.copy) or any(look.rows is None for look in looks):
         return "receipt"
     return "count" if snapshot.route == "delta" or snapshot.format == "binaryFile" else "footer"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sparkscore.errors import error
@@ -21,19 +21,28 @@ __all__ = ["UnitProof", "prove", "receipted", "recorded_proofs"]
 
 @dataclass(frozen=True)
 class UnitProof:
-    """What is known of a committed unit, from its rows and from the receipts of the tasks that wrote them."""
+    """What is known of a committed unit, from its rows and from the receipts of the tasks that wrote them.
+
+    Where a task could not write its receipt, what only receipts tell is None or empty.
+    """
 
     commit: Commit
     ok_rows: int
     bad_rows: int
     bad_by_code: dict[str, int]
     output_files: tuple[tuple[str, int], ...]
-    in_rows: int
-    filtered_rows: dict[int, int] = field(default_factory=dict)
-    scored_rows: int = 0
-    model_calls: int = 0
+    in_rows: int | None
+    filtered_rows: dict[int, int] | None = field(default_factory=dict)
+    scored_rows: int | None = 0
+    model_calls: int | None = 0
     proof_calls: int = 0
     rows_truncated: int = 0
+    oom_splits: int = 0
+    batch_mix: int = 0
+    guard_deaths: int = 0
+    batch_target_rows: int = 0
+    call_buckets: tuple[int, ...] = ()
+    model_ms: float = 0.0
     peak_rss_bytes: int = 0
     providers: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -41,7 +50,7 @@ class UnitProof:
     @property
     def totals(self) -> Totals:
         """The unit's rows."""
-        return Totals(self.ok_rows, self.bad_rows, sum(self.filtered_rows.values()))
+        return Totals(self.ok_rows, self.bad_rows, sum((self.filtered_rows or {}).values()))
 
     @property
     def committed_rows(self) -> int:
@@ -62,12 +71,14 @@ def prove(line: Line, plan: Plan, commits: Sequence[Commit], store: Store) -> It
         yield _proof(plan, commit, counted[commit.unit_id], store)
 
 
-def receipted(store: Store, run_id: str, commit: Commit) -> Totals:
-    """Give the rows of a committed unit as its tasks' receipts tell them, before they are proved.
+def receipted(store: Store, run_id: str, commit: Commit) -> Totals | None:
+    """Give the rows of a committed unit as its tasks' receipts tell them, before they are proved; None without any.
 
     Attempts of one partition read the same rows, so any receipt of it will do.
     """
     of_partition = {r["partition"]: r for r in _receipts(store, run_id, commit.unit_seq, commit.attempt)}.values()
+    if not of_partition:
+        return None
     return Totals(
         ok_rows=sum(r["rows_ok"] for r in of_partition),
         bad_rows=sum(r["rows_bad"] for r in of_partition),
@@ -83,6 +94,23 @@ def _proof(plan: Plan, commit: Commit, committed: Committed, store: Store) -> Un
     """
     unit = plan.units[commit.unit_seq]
     receipts = _counting(_receipts(store, plan.run_id, unit.seq, commit.attempt), committed)
+    planned = None if plan.header["balance_basis"] == "receipt" else unit.rows
+    from_rows: dict[str, Any] = {
+        "commit": commit,
+        "ok_rows": committed.ok_rows,
+        "bad_rows": committed.bad_rows,
+        "output_files": committed.files,
+    }
+    if not receipts or not committed.task_attempt_ids <= {r["task_attempt_id"] for r in receipts}:
+        proof = _unreceipted(from_rows, planned, plan)
+    else:
+        proof = UnitProof(**from_rows, **_counted(receipts))
+        _assert_balance(proof, receipts, planned, plan.run_id)
+    return proof
+
+
+def _counted(receipts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add up the receipts that count."""
     filtered: Counter[int] = Counter()
     by_code: Counter[str] = Counter()
     providers: Counter[str] = Counter()
@@ -93,24 +121,19 @@ def _proof(plan: Plan, commit: Commit, committed: Committed, store: Store) -> Un
         if receipt["rows_in"]:
             providers[receipt["provider"]] += 1
         versions.update(receipt["versions"])
-    proof = UnitProof(
-        commit=commit,
-        ok_rows=committed.ok_rows,
-        bad_rows=committed.bad_rows,
-        bad_by_code=dict(by_code),
-        output_files=committed.files,
-        in_rows=sum(r["rows_in"] for r in receipts),
-        filtered_rows=dict(filtered),
-        scored_rows=sum(r["rows_scored"] for r in receipts),
-        model_calls=sum(r["model_calls"] for r in receipts),
-        proof_calls=sum(r["proof_calls"] for r in receipts),
-        rows_truncated=sum(r["rows_truncated"] for r in receipts),
-        peak_rss_bytes=max((r["peak_rss_bytes"] for r in receipts), default=0),
-        providers=dict(providers),
-        versions=versions,
-    )
-    _assert_balance(proof, receipts, None if plan.header["balance_basis"] == "receipt" else unit.rows, plan.run_id)
-    return proof
+    summed = ("proof_calls", "rows_truncated", "model_calls", "oom_splits", "batch_mix", "guard_deaths", "model_ms")
+    return {
+        "bad_by_code": dict(by_code),
+        "in_rows": sum(r["rows_in"] for r in receipts),
+        "scored_rows": sum(r["rows_scored"] for r in receipts),
+        "filtered_rows": dict(filtered),
+        **{name: sum(r[name] for r in receipts) for name in summed},
+        "call_buckets": tuple(map(sum, zip(*(r["call_buckets"] for r in receipts), strict=True))),
+        "batch_target_rows": max(r["batch_target_rows"] for r in receipts),
+        "peak_rss_bytes": max(r["peak_rss_bytes"] for r in receipts),
+        "providers": dict(providers),
+        "versions": versions,
+    }
 
 
 def recorded_proofs(events: Iterable[dict[str, Any]]) -> dict[int, UnitProof]:
@@ -121,7 +144,8 @@ def recorded_proofs(events: Iterable[dict[str, Any]]) -> dict[int, UnitProof]:
         commit = Commit(event["committed_version"], seq, event["unit_id"], event["commit_attempt"])
         facts = {k: v for k, v in event.items() if k in names}
         facts["output_files"] = tuple((path, size) for path, size in event["output_files"])
-        facts["filtered_rows"] = {int(step): rows for step, rows in event["filtered_rows"].items()}
+        if event["filtered_rows"] is not None:
+            facts["filtered_rows"] = {int(step): rows for step, rows in event["filtered_rows"].items()}
         found[seq] = UnitProof(commit=commit, bad_rows=event["quarantined_rows"], **facts)
     return found
 
@@ -143,7 +167,7 @@ def _counting(receipts: list[dict[str, Any]], committed: Committed) -> list[dict
 
 
 def _assert_balance(proof: UnitProof, receipts: list[Any], planned: int | None, run_id: str) -> None:
-    filtered = sum(proof.filtered_rows.values())
+    filtered = sum((proof.filtered_rows or {}).values())
     committed = proof.ok_rows + proof.bad_rows
     receipted = sum(r["rows_ok"] + r["rows_bad"] for r in receipts)
     planned = proof.in_rows if planned is None else planned
@@ -159,3 +183,24 @@ def _assert_balance(proof: UnitProof, receipts: list[Any], planned: int | None, 
             run=run_id,
             unit=proof.commit.unit_seq,
         )
+
+
+def _unreceipted(rows: dict[str, Any], planned: int | None, plan: Plan) -> UnitProof:
+    """Judge a unit whose tasks could not write their receipts by what remains: the plan and the committed rows.
+
+    Without a `prepare: where` step, planned = ok + quarantined is as good a proof as ever. With one, or where the plan
+    cannot tell the rows, a row that is missing cannot be told from one that was dropped: only more rows than planned
+    are found.
+    """
+    proof = UnitProof(**rows, bad_by_code={}, in_rows=None, filtered_rows=None, scored_rows=None, model_calls=None)
+    committed, whole = proof.committed_rows, not plan.header["where_steps"]
+    if planned is not None and (committed > planned or (whole and committed != planned)):
+        raise error(
+            "SPS-BALANCE",
+            f"Expected planned = ok + quarantined. Got planned {planned}, ok {proof.ok_rows}, quarantined "
+            f"{proof.bad_rows}; the tasks' receipts are missing.",
+            "Do not use the unit's rows; report it with the ledger folder. A new run id scores everything again.",
+            run=plan.run_id,
+            unit=proof.commit.unit_seq,
+        )
+    return proof if planned is None or not whole else replace(proof, in_rows=planned, filtered_rows={})

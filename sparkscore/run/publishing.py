@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store, open_store
+from sparkscore.run.leasing import lease_of_table
 from sparkscore.run.line import gap
 from sparkscore.run.sink_store import SinkStore
 from sparkscore.run.stage import Manifest, Stage, shows_folders
 from sparkscore.spark.commit import count_rows, discard, publish_app_id, published_at, table_of, write_run
+from sparkscore.spark.failures import mapped
 from sparkscore.spark.flat import flattened, nested
 from sparkscore.spark.unit_files import Layout
 from sparkscore.spark.views import make_views
@@ -88,13 +90,24 @@ class _DeltaCommit(Publication):
             if frame is None:  # an empty input, which the pipeline allows
                 return
             if left:
-                write_run(frame, self._sink, self._run_id, attempt, self._plan.sha256)
+                self._commit(frame, attempt)
         raise error(
             "SPS-CLUSTER-CONFLICT",
             f"Expected the commit of the run to stay. Got it overwritten {_MAX_COMMIT_TRIES} times.",
             "Let one driver at a time write this sink, or give it a store with atomic puts.",
             run=self._run_id,
         )
+
+    def _commit(self, frame: DataFrame, attempt: int) -> None:
+        """Try the commit; that of another driver of the same run, at the same moment, is as good."""
+        try:
+            table = table_of(self._sink)
+            table.make(frame, self._sink.partition_by)
+            with mapped(self._spark, run=self._run_id), lease_of_table(self._spark, table)():
+                write_run(frame, self._sink, self._run_id, attempt, self._plan.sha256)
+        except SparkscoreError as failure:
+            if failure.code != "SPS-FENCED":
+                raise
 
     def assert_held(self, rows: Mapping[int, int]) -> None:
         """Prove that the commit held the rows; what a later overwrite took is its writer's will."""
@@ -112,7 +125,9 @@ class _DeltaCommit(Publication):
 
     def take_back(self) -> None:
         """Delete the run's rows in one commit, and close the table to the run's transaction."""
-        discard(self._spark, table_of(self._sink), self._run_id, (publish_app_id(self._run_id), 0))
+        table = table_of(self._sink)
+        with lease_of_table(self._spark, table)():
+            discard(self._spark, table, self._run_id, (publish_app_id(self._run_id), 0))
 
     def _assert_rows(self, rows: Mapping[int, int], version: int) -> None:
         held = count_rows(self._spark, table_of(self._sink), self._run_id, version)

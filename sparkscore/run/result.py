@@ -29,7 +29,7 @@ class Summary:
     planned_rows: int | None
     ok_rows: int
     quarantined_rows: int
-    filtered_rows: dict[str, int]
+    filtered_rows: dict[str, int] | None  # None, as model_calls: tasks could not write their receipts
     units: int
     model: dict[str, Any]
     providers: dict[str, int]
@@ -40,7 +40,7 @@ class Summary:
     started_at: str
     ended_at: str
     rows_per_s: float | None
-    model_calls: int = 0
+    model_calls: int | None = 0
     attempt: int = 1
     reused_units: int = 0
     repeated: bool = False  # the run id was finished before; nothing ran
@@ -59,14 +59,14 @@ class Summary:
         lines = [
             head,
             f"  rows         {planned} planned = {self.ok_rows:,} ok + {self.quarantined_rows:,} quarantined"
-            f" + {sum(self.filtered_rows.values()):,} filtered{rate}",
+            f" + {self._filtered} filtered{rate}",
             *(f"    {code:<18} {rows:,}" for code, rows in sorted(self.quarantined_by_code.items())),
-            *(f"    dropped by {step}: {rows:,}" for step, rows in self.filtered_rows.items()),
+            *(f"    dropped by {step}: {rows:,}" for step, rows in (self.filtered_rows or {}).items()),
             *([f"    texts cut to max_tokens: {self.truncated_rows:,}"] if self.truncated_rows else []),
             f"  units        {self.units} ({self.reused_units} from earlier attempts), attempt {self.attempt}",
             f"  model        {self.model['uri']}",
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",
-            f"  provider     {', '.join(f'{p} in {n} tasks' for p, n in self.providers.items()) or 'none ran'}",
+            f"  provider     {', '.join(f'{p} in {n} tasks' for p, n in self.providers.items()) or self._no_provider}",
             f"  scores       {self.sink}",
             f"  quarantine   {self.quarantine}",
             f"  ledger       {self.ledger}",
@@ -75,6 +75,14 @@ class Summary:
         if self.message:
             lines.append(f"  error        {self.message}")
         return "\n".join(lines)
+
+    @property
+    def _filtered(self) -> str:
+        return "?" if self.filtered_rows is None else f"{sum(self.filtered_rows.values()):,}"
+
+    @property
+    def _no_provider(self) -> str:
+        return "unknown: no receipts" if self.model_calls is None else "none ran"
 
 
 class Run:

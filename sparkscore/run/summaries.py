@@ -4,13 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparkscore.errors import Exit
 from sparkscore.ledger.events import read_events
-from sparkscore.ledger.fold import quarantine_of, run_rows
+from sparkscore.ledger.fold import committed, quarantine_of, run_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.result import Summary
 
 __all__ = ["summary_of"]
+
+
+def _unreceipted(plan: Plan, units: dict[int, dict[str, Any]]) -> list[str]:
+    """Say what is not known for want of receipts, and what is proved all the same."""
+    missing = [seq for seq, event in units.items() if event["model_calls"] is None]
+    if not missing:
+        return []
+    if all(units[seq]["in_rows"] is not None for seq in missing):
+        proved = "rows planned = ok + quarantined is proved from the committed rows"
+    elif plan.header["planned_rows"] is None:
+        proved = "nothing tells how many rows there were, so a lost row would not show"
+    else:
+        proved = "a row that prepare dropped cannot be told from a lost one; more rows than planned there are not"
+    return [
+        f"the tasks of {len(missing)} of {len(plan.units)} units could not write their receipts to the ledger: model "
+        f"calls, dropped rows and the provider that ran are not known; {proved}"
+    ]
+
+
+def _exit_code(row: dict[str, Any]) -> int:
+    """Give an attempt's exit code; one whose driver is gone wrote none, and is as good as an unnamed failure."""
+    return int(row["exit_code"] or (Exit.FAILED if row["state"] == "ABANDONED" else Exit.OK))
 
 
 def summary_of(store: Store, plan: Plan) -> Summary:
@@ -23,7 +46,7 @@ def summary_of(store: Store, plan: Plan) -> Summary:
     return Summary(
         run_id=plan.run_id,
         state=row["state"],
-        exit_code=row["exit_code"] or 0,
+        exit_code=_exit_code(row),
         code=row["error_code"],
         message=row["error_message"],
         planned_rows=row["planned_rows"],
@@ -45,5 +68,5 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         reused_units=row["units_reused"],
         quarantined_by_code=row["quarantined_by_code"],
         truncated_rows=sum(cut.values()),
-        warnings=tuple(plan.header["warnings"]),
+        warnings=(*plan.header["warnings"], *_unreceipted(plan, committed(events))),
     )

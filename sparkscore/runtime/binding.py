@@ -96,6 +96,7 @@ def bind(pipeline: Pipeline, model: PinnedModel, signature: Signature, schema: p
         batch_size=pipeline.model.batch_size,
         fixed_batch=fixed_batch,
         payload=pipeline.quarantine.payload,
+        deny=tuple(columns.name(name) for name in pipeline.quarantine.deny),
     )
     narrowing = tuple(dict.fromkeys(message for one in bound for message in one.narrowing))
     return Binding(plan, narrowing, (*warnings, *said, *dropped))

@@ -10,21 +10,22 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from typing import Any
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.runtime.memory import limit_address_space, prefer_to_be_killed
 from sparkscore.runtime.providers import CPU
 from sparkscore.runtime.session import Session, open_session
-from sparkscore.runtime.wire import pack, receive, send
+from sparkscore.runtime.wire import SharedMemory, pack, receive, send
 
 __all__ = ["main"]
 
 
-def main(request_fd: int, reply_fd: int) -> None:
+def main(request_fd: int, reply_fd: int, *memory_fds: int) -> None:
     """Load the model that the first message names, then answer calls until the parent closes its pipe."""
     threading.Thread(target=_end_with_parent, args=(request_fd,), daemon=True).start()
     requests, replies = os.fdopen(request_fd, "rb"), os.fdopen(reply_fd, "wb")
+    asked, answered = map(SharedMemory, memory_fds) if memory_fds else (None, None)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold rows, and take a while to write
     with suppress(OSError):  # no Linux, or a kernel that does not let it be set
         prefer_to_be_killed()
@@ -37,9 +38,10 @@ def main(request_fd: int, reply_fd: int) -> None:
     if session.provider == CPU:  # GPU libraries reserve more address space than there is memory
         with suppress(OSError):
             limit_address_space()
-    send(replies, pack(_about(session), session.warm_up or {}))
+    send(replies, pack(_about(session), session.warm_up or {}, answered))
     while True:
-        _answer(session, requests, replies)
+        call, feeds = receive(requests, asked)
+        send(replies, _answer(session, call, feeds, answered))
 
 
 def _about(session: Session) -> dict[str, Any]:
@@ -52,14 +54,12 @@ def _about(session: Session) -> dict[str, Any]:
     }
 
 
-def _answer(session: Session, requests: BinaryIO, replies: BinaryIO) -> None:
-    call, feeds = receive(requests)
+def _answer(session: Session, call: dict[str, Any], feeds: dict[str, Any], answered: SharedMemory | None) -> bytes:
     try:
         outputs = session.run(feeds, call["outputs"], call["timeout_s"])
-        reply = pack({}, {str(i): output for i, output in enumerate(outputs)})
+        return pack({}, {str(i): output for i, output in enumerate(outputs)}, answered)
     except Exception as cause:  # boundary: the parent raises it again, for row isolation to judge
-        reply = pack({"error": [type(cause).__name__, str(cause)]}, {})
-    send(replies, reply)
+        return pack({"error": [type(cause).__name__, str(cause)]}, {})
 
 
 def _end_with_parent(request_fd: int) -> None:
@@ -71,4 +71,4 @@ def _end_with_parent(request_fd: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

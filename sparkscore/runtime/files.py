@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,14 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import error
+from sparkscore.runtime.webhdfs import WebHdfs
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
 __all__ = [
     "FileStat",
+    "delete",
     "delete_folder",
     "filesystem",
+    "is_hdfs",
     "is_s3",
     "list_files",
     "local_path",
@@ -29,6 +33,7 @@ __all__ = [
     "s3_endpoint",
     "s3_region",
     "stat",
+    "webhdfs",
     "write_bytes",
 ]
 
@@ -67,6 +72,11 @@ def is_s3(uri: str) -> bool:
     return _scheme(uri) in ("s3", "s3a")
 
 
+def is_hdfs(uri: str) -> bool:
+    """Tell whether a URI names a place on HDFS."""
+    return _scheme(uri) == "hdfs"
+
+
 def s3_endpoint() -> str | None:
     """Give the address of an S3-compatible store, from the environment; None for AWS's own."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
@@ -81,14 +91,12 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Give the pyarrow file system of a URI, and the path in it.
 
     S3 takes its endpoint, region and credentials from the environment (``AWS_*``), because Python does not see
-    ``fs.s3a.*``. HDFS is read through WebHDFS, at the namenode's port ``SPARKSCORE_WEBHDFS_PORT`` (9870), as the user
-    ``HADOOP_USER_NAME``.
+    ``fs.s3a.*``. HDFS is reached as `webhdfs` says.
 
     Raises
     ------
     ClusterError
-        `SPS-ENV-PACKAGE` when the packages for the scheme are missing, `SPS-ENV-SOURCE` for a scheme that nothing here
-        can read, or a URI without a host.
+        `SPS-ENV-SOURCE` for a scheme that nothing here can read, or a URI without a host.
     """
     path = local_path(uri)
     if path is not None:
@@ -102,10 +110,29 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
             "Correct the URI, or copy the files to one of these.",
         )
     if scheme == "hdfs":
-        return _webhdfs(host.partition(":")[0], os.environ.get("SPARKSCORE_WEBHDFS_PORT", "9870")), f"/{below}"
+        return _hdfs(webhdfs(host)), f"/{below}"
     endpoint, region = s3_endpoint(), s3_region()
     with _mapped(uri):
         return _s3(endpoint, region, None if endpoint or region else host), f"{host}/{below}".rstrip("/")
+
+
+def webhdfs(authority: str) -> WebHdfs:
+    """Give the client of a NameNode, named as in an ``hdfs://`` URI: ``host`` or ``host:port``.
+
+    The port of a URI is the one that Spark's client speaks to; HTTP is at ``SPARKSCORE_WEBHDFS_PORT`` (9870). The user
+    is that of Spark's client: ``HADOOP_USER_NAME``, on executors ``SPARK_USER``, which Spark sets, or the process's.
+
+    Raises
+    ------
+    ClusterError
+        `SPS-ENV-SOURCE` when the variable holds no port.
+    """
+    port = os.environ.get("SPARKSCORE_WEBHDFS_PORT", "9870")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        wanted = f"Expected a port in SPARKSCORE_WEBHDFS_PORT. Got {port!r}."
+        raise error("SPS-ENV-SOURCE", wanted, "Give the NameNode's HTTP port, or unset it for 9870.")
+    user = os.environ.get("HADOOP_USER_NAME") or os.environ.get("SPARK_USER") or getpass.getuser()
+    return _webhdfs(authority.partition(":")[0], int(port), user)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -117,7 +144,7 @@ def read_chunks(uri: str, chunk_bytes: int) -> Iterator[bytes]:
     """Read a file of any size piece by piece. A missing one, or what is no file, raises FileNotFoundError."""
     handle, path = filesystem(uri)
     with _mapped(uri):
-        # Asked first: a pipe would block, and fsspec opens nothing when it does not reach the store.
+        # Asked first: a pipe would block.
         if not handle.get_file_info(path).is_file:
             raise FileNotFoundError(uri)
         with handle.open_input_stream(path, compression=None) as source:  # never unpacks a file named x.gz
@@ -145,16 +172,25 @@ def names_in(uri: str) -> list[str]:
     return sorted(f.base_name for f in found)
 
 
-def move(source: str, target: str) -> None:
-    """Rename a file or a folder, with the folders above the target; a missing one raises FileNotFoundError.
+def move(uri: str, target: str) -> None:
+    """Give a file or a folder another name in its own store, with the folders above it.
 
-    A folder does not go onto one that holds files. Not for S3, which would copy.
+    A missing one raises FileNotFoundError. A folder does not go onto one that holds files. On S3 a file is copied and
+    deleted, and a folder is refused.
     """
-    handle, old = filesystem(source)
+    handle, path = filesystem(uri)
     _, new = filesystem(target)
-    with _mapped(source):
-        handle.create_dir(new.rsplit("/", 1)[0], recursive=True)
-        handle.move(old, new)
+    with _mapped(uri):
+        if not is_s3(target):
+            handle.create_dir(new.rpartition("/")[0], recursive=True)
+        handle.move(path, new)
+
+
+def delete(uri: str) -> None:
+    """Remove a file. A missing one raises FileNotFoundError."""
+    handle, path = filesystem(uri)
+    with _mapped(uri):
+        handle.delete_file(path)
 
 
 def delete_folder(uri: str) -> None:
@@ -224,20 +260,15 @@ def _s3(endpoint: str | None, region: str | None, bucket: str | None) -> fs.File
 
 
 @lru_cache(maxsize=8)
-def _webhdfs(host: str, port: str) -> fs.FileSystem:
-    try:
-        import fsspec
-        import requests  # noqa: F401  # what fsspec's WebHDFS speaks HTTP with
-    except ImportError as cause:
-        raise error(
-            "SPS-ENV-PACKAGE",
-            f"Expected the packages fsspec and requests, to read hdfs:// without a JVM. Got no {cause.name}.",
-            'pip install "sparkscore[fs]"',
-        ) from cause
+def _hdfs(store: WebHdfs) -> fs.FileSystem:
     from pyarrow import fs
 
-    user = os.environ.get("HADOOP_USER_NAME")
-    return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("webhdfs", host=host, port=port, user=user)))
+    return fs.PyFileSystem(fs.FSSpecHandler(store))
+
+
+@lru_cache(maxsize=8)
+def _webhdfs(host: str, port: int, user: str) -> WebHdfs:
+    return WebHdfs(host, port, user)
 
 
 @contextmanager

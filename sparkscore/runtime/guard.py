@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import pickle
@@ -14,13 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-
 from sparkscore.errors import error
 from sparkscore.runtime.memory import memory_limit_bytes, oom_kills
+from sparkscore.runtime.providers import lost_context
 from sparkscore.runtime.session import Array, CallTimeout, Feeds, Session, Signature, TensorInfo
 from sparkscore.runtime.watchdog import watchdog
-from sparkscore.runtime.wire import pack, receive, send
+from sparkscore.runtime.wire import SharedMemory, pack, receive, send
 from sparkscore.spec.scoring import ModelRef, SessionPlan
 
 __all__ = ["ChildDied", "GuardedSession", "RemoteError", "death"]
@@ -32,12 +30,11 @@ _LAST_WORDS_S = 5.0  # between the end of a child's pipes and its own
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP)
 _MEMORY_TYPES = ("MemoryError", "_ArrayMemoryError")
 _FULL_FRACTION = 0.9  # of the memory limit: more than it was used by a child that ran out of memory
-_PIPE_BYTES = 1024**2  # what Linux grants any user; a call of 700 KB takes 1.6 ms more than unguarded, not 2.0
 Result = TypeVar("Result")
 
 
 class ChildDied(Exception):  # noqa: N818 - the name says what happened to the call
-    """The child ended in a call: `error_type` says how ("signal 11", "exit code 3"), `error_class` is P4, P5 or P6."""
+    """The child ended in a call: `error_type` says how ("signal 11"), `error_class` is P4, P5, P6 or G2."""
 
     def __init__(self, error_type: str, error_class: str, how: str) -> None:
         super().__init__(f"the process of the model call ended: {how}")
@@ -120,14 +117,15 @@ class GuardedSession(Session):
         ModelError
             ``SPS-MODEL-CRASH``: more children than `max_deaths` have died.
         """
-        message = pack({"outputs": list(outputs), "timeout_s": timeout_s}, feeds)
         if self._child is None:
             self._start()
         child = self._child
         assert child is not None, "a child that starts is kept"
+        message = pack({"outputs": list(outputs), "timeout_s": timeout_s}, feeds, child.requests_memory)
         within_s = None if timeout_s is None else timeout_s + self._grace_s
         try:
             reply, tensors = self._within(within_s, child, lambda: child.ask(message))
+            self._assert_context(reply)
         except (ChildDied, CallTimeout):
             self._count_death()
             raise
@@ -183,7 +181,7 @@ class GuardedSession(Session):
         watch = None if seconds is None else watchdog().start(child.kill, seconds)
         try:
             return talk()
-        except (OSError, pa.ArrowInvalid) as cause:
+        except OSError as cause:
             died = child.end(_LAST_WORDS_S)
             self._child = None
             if watch is not None and watch.fired:
@@ -198,6 +196,12 @@ class GuardedSession(Session):
             if watch is not None:
                 watchdog().stop(watch)
 
+    def _assert_context(self, reply: Mapping[str, Any]) -> None:
+        """End a child that has lost its GPU: every call after this one would fail, whatever its rows."""
+        if "error" in reply and lost_context(reply["error"][1]):
+            self.close()
+            raise ChildDied(reply["error"][0], "G2", "its GPU context was lost")
+
     def _count_death(self) -> None:
         self.deaths += 1
         logger.warning("worker_died: guarded process number %d of this task", self.deaths)
@@ -210,24 +214,27 @@ class GuardedSession(Session):
 
 
 class _Child:
-    """The process and the two pipes to it, which are no standard streams: a library may print."""
+    """The process, two pipes to it, which are no standard streams (a library may print), and memory for each of them.
+
+    All of it is this child's own: of one that dies in the middle of a write nothing is left for the next.
+    """
 
     def __init__(self) -> None:
         self._oom_kills = oom_kills()
         request_fd, requests_fd = os.pipe()
         replies_fd, reply_fd = os.pipe()
-        for fd in (requests_fd, replies_fd):
-            with suppress(OSError, AttributeError):  # not granted, or no Linux: then it stays at 64 KiB
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        fds = [request_fd, reply_fd]
+        self.requests_memory, self._replies_memory = _memory(), _memory()
+        fds += [memory.descriptor for memory in (self.requests_memory, self._replies_memory) if memory is not None]
         command = [sys.executable, "-P", "-X", "faulthandler", "-m", "sparkscore.runtime.child"]
         # Spark adds to sys.path while it runs; a `sitecustomize` of PYTHONPATH comes first, as ever.
         path = [os.environ.get("PYTHONPATH", ""), *(entry or str(Path.cwd()) for entry in sys.path)]
         try:
             self._process = subprocess.Popen(
-                [*command, str(request_fd), str(reply_fd)],
+                [*command, *map(str, fds)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
-                pass_fds=(request_fd, reply_fd),
+                pass_fds=fds,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
             )
         finally:
@@ -239,12 +246,17 @@ class _Child:
         """Hand over what to load; give what the child says of the session."""
         pickle.dump(loading, self._requests)
         self._requests.flush()
-        return receive(self._replies)
+        return self._reply()
 
-    def ask(self, message: pa.RecordBatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    def ask(self, message: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         """Send a call and give its reply."""
         send(self._requests, message)
-        return receive(self._replies)
+        return self._reply()
+
+    def _reply(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        head, tensors = receive(self._replies, self._replies_memory)
+        # Copied, because the next reply is written over this one.
+        return head, {name: tensor if tensor is None else tensor.copy() for name, tensor in tensors.items()}
 
     def kill(self) -> None:
         """End the process; who waits for its reply finds the pipe closed."""
@@ -261,8 +273,16 @@ class _Child:
         for pipe in (self._requests, self._replies):
             with suppress(OSError):  # half a message, which nobody will read
                 pipe.close()
-        full = usage.ru_maxrss * 1024 >= _FULL_FRACTION * memory_limit_bytes() or oom_kills() > self._oom_kills
+        for memory in (self.requests_memory, self._replies_memory):
+            if memory is not None:
+                memory.close()
+        full = usage.ru_maxrss * 1024 >= _FULL_FRACTION * memory_limit_bytes()
+        full = full or (code == -signal.SIGKILL and oom_kills() > self._oom_kills)  # as the kernel ends a process
         return death(code, full)
+
+
+def _memory() -> SharedMemory | None:
+    return SharedMemory() if hasattr(os, "memfd_create") else None  # Linux; elsewhere all goes through the pipes
 
 
 def death(code: int, memory_was_full: bool) -> ChildDied:

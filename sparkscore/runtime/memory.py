@@ -1,22 +1,42 @@
-"""What memory this process can have at most, and whether the kernel has ended a process for want of it."""
+"""What memory this process can have at most and has now, and whether the kernel has ended a process for want of it."""
 
 from __future__ import annotations
 
 import resource
 from pathlib import Path
 
-__all__ = ["limit_address_space", "memory_limit_bytes", "oom_kills", "prefer_to_be_killed"]
+__all__ = [
+    "limit_address_space",
+    "memory_limit_bytes",
+    "memory_used_bytes",
+    "oom_kills",
+    "prefer_to_be_killed",
+    "rss_bytes",
+]
 
-# A container sees its own group at the root, under cgroup v2 and v1.
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_limit_bytes() -> int:
-    """Give the smallest of the machine's memory, the container's and the limit on the address space."""
+    """Give the smallest of the machine's memory, the limits of the process's groups and that on its address space."""
     limits = [_number(Path("/proc/meminfo"), "MemTotal:") * 1024]
-    limits += [_number(Path(path)) for path in _CGROUPS]
+    limits += [_number(group / name) for group in _groups() for name in ("memory.max", "memory.limit_in_bytes")]
     limits += [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY]
     return min((limit for limit in limits if limit > 0), default=2**62)
+
+
+def memory_used_bytes() -> int:
+    """Give the memory that the process's group has now, all its processes together; 0 where nothing says it."""
+    files = (group / name for group in _groups() for name in ("memory.current", "memory.usage_in_bytes"))
+    return next((used for file in files if (used := _number(file))), 0)
+
+
+def rss_bytes() -> int:
+    """Give the memory of this process that is resident now; 0 where there is no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def limit_address_space() -> None:
@@ -37,8 +57,32 @@ def prefer_to_be_killed() -> None:
 
 
 def oom_kills() -> int:
-    """Give how many processes the kernel has ended for want of memory; 0 where it does not say."""
-    return _number(Path("/proc/vmstat"), "oom_kill ")
+    """Give how many processes of this one's group the kernel has ended for want of memory; 0 where it does not say.
+
+    Where no group counts them, those of the whole machine are given.
+    """
+    files = (group / name for group in _groups() for name in ("memory.events", "memory.oom_control"))
+    counting = next((file for file in files if file.exists()), Path("/proc/vmstat"))
+    return _number(counting, "oom_kill ")
+
+
+def _groups() -> list[Path]:
+    """The folders of this process's memory group and of those above it, under cgroup v2 and v1.
+
+    A container sees its own group at the root, where its path may lead nowhere: folders need not be there.
+    """
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = _CGROUPS / "memory" if controllers else _CGROUPS
+        group = root / path.lstrip("/")
+        found += [group, *(above for above in group.parents if above.is_relative_to(root))]
+    return found
 
 
 def _number(file: Path, name: str = "") -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
@@ -9,10 +10,24 @@ from importlib import metadata
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.spec.scoring import SessionPlan
 
-__all__ = ["CPU", "CUDA", "TENSORRT", "Providers", "installed_distributions", "only_distribution", "providers_for"]
+__all__ = [
+    "CPU",
+    "CUDA",
+    "TENSORRT",
+    "Providers",
+    "installed_distributions",
+    "lost_context",
+    "only_distribution",
+    "providers_for",
+]
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _BY_DEVICE = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
+
+# After one of these every further call of the process fails, whatever it is given.
+_LOST_CONTEXT = re.compile(
+    r"CUDA failure (?:700|719)\b|illegal memory access|unspecified launch failure", re.IGNORECASE
+)
 
 Providers = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
@@ -65,6 +80,11 @@ def providers_for(plan: SessionPlan, available: Sequence[str]) -> Providers:
     given = {_BY_DEVICE.get(name.lower(), name): dict(options) for name, options in plan.providers}
     merged = ((name, {**_defaults(name, plan.precision), **given.get(name, {})}) for name in names)
     return tuple((name, tuple(sorted(options.items()))) for name, options in merged)
+
+
+def lost_context(text: str) -> bool:
+    """Tell whether an exception's text says that this process has lost its GPU for good."""
+    return bool(_LOST_CONTEXT.search(text))
 
 
 def _defaults(name: str, precision: str) -> dict[str, str]:

@@ -37,6 +37,7 @@ class Watchdog:
         self._lock = threading.Lock()
         self._watches: set[Watch] = set()
         self._wake = threading.Event()
+        self.last_words: Callable[[], object] | None = None  # called before a stuck process is ended
         threading.Thread(target=self._run, name="sparkscore-watchdog", daemon=True).start()
 
     def start(self, end: Callable[[], object], timeout_s: float, exit_after_s: float | None = None) -> Watch:
@@ -83,8 +84,7 @@ class Watchdog:
             if self._watches:  # came between the look and the clear
                 self._wake.set()
 
-    @staticmethod
-    def _look(watch: Watch, now: float) -> float:
+    def _look(self, watch: Watch, now: float) -> float:
         """End the call if its time is over; give the seconds until it must be looked at again."""
         if now >= watch.deadline and not watch.fired:
             watch.fired = True
@@ -95,7 +95,11 @@ class Watchdog:
                 f"process {os.getpid()} ends with code {STUCK_EXIT_CODE}, so that the task is tried again\n"
             )
             sys.stderr.flush()
-            os._exit(STUCK_EXIT_CODE)
+            try:
+                if self.last_words is not None:
+                    self.last_words()
+            finally:
+                os._exit(STUCK_EXIT_CODE)
         return _TICK_S if watch.fired else max(watch.deadline - now, 0.001)
 
 

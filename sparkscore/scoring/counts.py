@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
-__all__ = ["MAX_SAMPLES", "Counts", "Sample"]
+__all__ = ["CALL_BOUNDS_S", "MAX_SAMPLES", "Counts", "Sample"]
+
+CALL_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 MAX_SAMPLES = 20
 
@@ -48,6 +51,10 @@ class Counts:
         Bytes copied between Arrow and the tensors.
     model_ms : float
         Milliseconds in model calls.
+    call_buckets : list of int
+        Model calls by what they took: up to each of `CALL_BOUNDS_S` and over the one before, and longer ones.
+    batch_target_rows : int
+        Rows of a call that are known to fit in memory: the largest so far, 0 before the first.
     error_samples : list of Sample
         The first bad rows, at most 20.
     """
@@ -68,7 +75,14 @@ class Counts:
     guard_deaths: int = 0
     copied_bytes: int = 0
     model_ms: float = 0.0
+    call_buckets: list[int] = field(default_factory=lambda: [0] * (len(CALL_BOUNDS_S) + 1))
+    batch_target_rows: int = 0
     error_samples: list[Sample] = field(default_factory=list)
+
+    def called(self, elapsed_s: float) -> None:
+        """Count what a model call took."""
+        self.model_ms += elapsed_s * 1000
+        self.call_buckets[bisect_left(CALL_BOUNDS_S, elapsed_s)] += 1
 
     def sample(self, pointer: str | None, code: str, error_class: str) -> None:
         """Remember a bad row, while there is room."""

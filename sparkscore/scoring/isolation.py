@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -136,6 +136,7 @@ class Isolation:
         failure = search.attempt(start, start + size, self._batch_timeout_s)
         if failure is None:
             sizes.fitted(size)
+            self.counts.batch_target_rows = sizes.good
             return start + size
         if failure.kind is not Kind.RESOURCE:
             if not search.resolve(start, start + size, failure) and failure.kind in (Kind.TIMEOUT, Kind.CRASH):
@@ -151,6 +152,11 @@ class Isolation:
         logger.info("oom_split: %d rows did not fit in memory", size)
         sizes.failed(size)
         return start
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model's memory is a GPU's: only there is an allocator renewed."""
+        return self._renew is not None
 
     def learn(self, feeds: Feeds, row: int, seconds_per_row: float) -> None:
         """Remember a row that was scored, and the time of the fastest."""
@@ -209,14 +215,17 @@ class _Search:
             return failure
         finally:
             elapsed_s = time.perf_counter() - started
-            counts.model_ms += elapsed_s * 1000
+            counts.called(elapsed_s)
         check_lengths(outputs, rows)
         isolation.learn(feeds, rows - 1, elapsed_s / rows)
         return outputs
 
     def blame(self, row: int, failure: Failure) -> None:
         """Quarantine one row."""
-        self.faults[row] = failure.fault
+        fault = failure.fault
+        if failure.kind is Kind.RESOURCE and self.isolation.on_gpu:  # its text is that of the CPU's arena
+            fault = replace(fault, error_class="G1")
+        self.faults[row] = fault
 
     def resolve(self, start: int, stop: int, failure: Failure) -> int:
         """Find the bad rows of a part that failed; give how many there are."""

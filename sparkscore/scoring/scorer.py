@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.cache import local_folder
+from sparkscore.runtime.crumbs import Crumb
 from sparkscore.runtime.encoders import Encoder, Group
 from sparkscore.runtime.faults import Faults
 from sparkscore.runtime.guard import GuardedSession
@@ -24,7 +25,7 @@ from sparkscore.scoring.batching import SLACK, auto_rows, rebatch
 from sparkscore.scoring.calls import ModelCall
 from sparkscore.scoring.counts import Counts
 from sparkscore.scoring.failures import Kind, classified
-from sparkscore.scoring.intake import Intake, mark_corrupt, pointers
+from sparkscore.scoring.intake import Ends, Intake, mark_corrupt, pointers
 from sparkscore.scoring.isolation import Isolation
 from sparkscore.scoring.proof import distinct_rows, mixes_rows, prove_independence
 from sparkscore.scoring.verdicts import ERR_TYPE, Verdict, err_column, verdicts
@@ -48,6 +49,8 @@ class Scorer:
         The loaded model.
     in_worker : bool
         Whether this process is a worker that may be ended (exit code 70) when a model call cannot be.
+    crumb : Crumb, optional
+        Where it writes down what it is doing.
 
     Attributes
     ----------
@@ -66,8 +69,17 @@ class Scorer:
     still scores the known-good input has bad rows, and they are quarantined.
     """
 
-    def __init__(self, plan: ScoringPlan, folder: Path, session: Session, *, in_worker: bool = False) -> None:
+    def __init__(
+        self,
+        plan: ScoringPlan,
+        folder: Path,
+        session: Session,
+        *,
+        in_worker: bool = False,
+        crumb: Crumb | None = None,
+    ) -> None:
         self.plan = plan
+        self._crumb = crumb
         self.session = session
         self.counts = Counts()
         self._intake = Intake(self.counts)
@@ -123,17 +135,30 @@ class Scorer:
         first = next(read, None)
         if first is None:
             return
+        addresses = Ends(first.schema)
         auto = auto_rows(self.plan, first)
         rows = auto if self._call_rows is None else self._call_rows * max(1, auto // self._call_rows)
         for batch in rebatch(chain([first], read), rows, SLACK if self._call_rows is None else 1.0):
-            yield self._scored(batch)
+            if self._crumb is not None:
+                self._crumb.begin(batch.num_rows, addresses.of(batch), self._call_rows or rows, self.counts.oom_splits)
+            scored = self._scored(batch)
+            self._mark("emit")
+            yield scored
+            self._mark("read")
+
+    def _mark(self, phase: str) -> None:
+        if self._crumb is not None:
+            self._crumb.mark(phase)
 
     def _scored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         faults = Faults(batch.num_rows)
         mark_corrupt(batch, faults)
         scored = Scored(batch.num_rows)
         for group in self._encoder.encode(batch, faults):
+            if self._crumb is not None:
+                self._crumb.call()
             self._score_group(group, scored, faults)
+            self._mark("post")
         columns = self._assembly.columns(scored, faults)
         found = self._verdicts(batch, faults, scored) if faults.any else {}
         self._count(batch.num_rows, found)
@@ -178,8 +203,7 @@ class Scorer:
 
     def _verdicts(self, batch: pa.RecordBatch, faults: Faults, scored: Scored) -> dict[int, Verdict]:
         bad = {row: faults.get(row) for row in np.flatnonzero(faults.bad).tolist()}
-        names = (*self.plan.columns, *self.plan.keys)
-        return verdicts(batch, bad, names, self.plan.payload, scored.calls())
+        return verdicts(batch, bad, self.plan, scored.calls())
 
     def _count(self, n: int, found: dict[int, Verdict]) -> None:
         counts, limits = self.counts, self.plan.on_error
@@ -216,6 +240,7 @@ def open_scorer(
     *,
     in_worker: bool = False,
     attempt: int = 0,
+    crumb: Crumb | None = None,
 ) -> Scorer:
     """Fetch and verify the model, load it or take this process's session, and make a scorer.
 
@@ -225,7 +250,7 @@ def open_scorer(
         The frozen plan.
     source : callable, optional
         Says where a file of the model is fetched from, when not from ``plan.model.location``.
-    in_worker : bool
+    in_worker, crumb
         As in `Scorer`.
     attempt : int
         How often Spark has tried the task before. Under ``on_error.guard: auto`` the first attempt calls the model in
@@ -244,7 +269,9 @@ def open_scorer(
         session = GuardedSession(plan.model, plan.session, folder, grace_s=grace_s, max_deaths=deaths)
     else:
         session = open_session(plan.model, plan.session, folder)
-    return Scorer(plan, folder, session, in_worker=in_worker)
+    if crumb is not None:
+        crumb.loaded(session.provider, session.versions)
+    return Scorer(plan, folder, session, in_worker=in_worker, crumb=crumb)
 
 
 def result_schema(plan: ScoringPlan, schema: pa.Schema) -> pa.Schema:

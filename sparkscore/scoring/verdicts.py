@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from sparkscore.runtime.arrow import numbers, rows, structs, without_views
 from sparkscore.runtime.faults import Fault
+from sparkscore.runtime.sealing import q_id, seal
 from sparkscore.scoring.intake import pointers
-from sparkscore.spec.scoring import CORRUPT_COL
+from sparkscore.spec.scoring import CORRUPT_COL, ScoringPlan
 from sparkscore.tables import ERR, arrow_struct
 
 __all__ = ["ERR_TYPE", "Verdict", "canonical_json", "err_column", "verdicts"]
@@ -55,8 +56,7 @@ def err_column(found: dict[int, Verdict], n: int) -> pa.StructArray:
 def verdicts(
     batch: pa.RecordBatch,
     faults: dict[int, Fault],
-    names: Sequence[str],
-    payload: Literal["none", "hash", "plain"],
+    plan: ScoringPlan,
     calls: tuple[NDArray[np.int32], NDArray[np.int32]],
 ) -> dict[int, Verdict]:
     """Say of each bad row what is wrong with it.
@@ -67,11 +67,10 @@ def verdicts(
         The rows as they came in, n of them.
     faults : dict of Fault
         Position -> fault.
-    names : sequence of str
-        The columns that identify the row's content: those fed to the model, and the keys. A malformed line adds its
-        text, because its cells are null.
-    payload : {'none', 'hash', 'plain'}
-        Whether nothing, the sha256 of the canonical JSON, or the JSON too is kept.
+    plan : ScoringPlan
+        Its fed columns and keys are the row's content, less those that it denies; a malformed line adds its text,
+        because its cells are null, unless something is denied, which the text would hold. Its `payload` says whether
+        nothing is kept, the sha256 of the content's canonical JSON, the JSON encrypted, or the JSON and its sha256.
     calls : two ndarray of int32, shape (n,)
         Rows of each row's model batch (0: it was in none), and the model calls that it took part in.
     """
@@ -79,7 +78,7 @@ def verdicts(
     batch_rows, tries = calls
     index = numbers(np.array(positions, np.int64))
     bad = pa.RecordBatch.from_arrays([without_views(c).take(index) for c in batch.columns], batch.schema.names)
-    contents = _contents(bad, names) if payload != "none" else [None] * len(positions)
+    contents = _contents(bad, plan) if plan.payload != "none" else [None] * len(positions)
     found: dict[int, Verdict] = {}
     for row, content, pointer in zip(positions, contents, pointers(bad).to_pylist(), strict=True):
         fault = faults[row]
@@ -90,21 +89,38 @@ def verdicts(
             "error_type": fault.error_type,
             "error_message": fault.message,
             "source_pointer": pointer,
-            "payload": content if payload == "plain" else None,
-            "payload_sha256": hashlib.sha256(content).hexdigest() if content is not None else None,
+            **_kept(content, plan, pointer, fault.stage),
             "batch_rows": int(batch_rows[row]) or None,
             "tries": int(tries[row]),
         }
     return found
 
 
-def _contents(bad: pa.RecordBatch, names: Sequence[str]) -> list[bytes]:
-    chosen = bad.select([name for name in (*dict.fromkeys(names), CORRUPT_COL) if name in bad.schema.names])
+def _kept(content: bytes | None, plan: ScoringPlan, pointer: str | None, stage: str) -> dict[str, Any]:
+    """Keep of a row what the mode allows; beside what is encrypted no sha256, which names a row where few can be."""
+    if content is None or plan.payload == "encrypted":
+        sealed = None
+        if content is not None and plan.sealing is not None and pointer is not None:
+            bound_to = q_id(plan.sealing.run_id, plan.sealing.unit_id, pointer, stage)
+            sealed = seal(plan.sealing.key, content, bound_to)
+        return {"payload": sealed, "payload_sha256": None}
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"payload": content if plan.payload == "plain" else None, "payload_sha256": sha256}
+
+
+def _contents(bad: pa.RecordBatch, plan: ScoringPlan) -> list[bytes]:
+    names = [name for name in dict.fromkeys((*plan.columns, *plan.keys)) if not _denied(name, plan.deny)]
+    chosen = bad.select([n for n in (*names, *(() if plan.deny else (CORRUPT_COL,))) if n in bad.schema.names])
     found = rows(chosen)
     for row in found:
         if row.get(CORRUPT_COL, "") is None:
             del row[CORRUPT_COL]
     return [canonical_json(row) for row in found]
+
+
+def _denied(name: str, deny: Sequence[str]) -> bool:
+    """Tell whether a column is denied, is a field of one that is, or is a struct with a field that is."""
+    return any(f"{name}.".startswith(f"{d}.") or f"{d}.".startswith(f"{name}.") for d in deny)
 
 
 def canonical_json(row: dict[str, Any]) -> bytes:

@@ -6,21 +6,25 @@ A carrier knows Spark and no model. This module imports pyspark and floors 0 to 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from sparkscore.errors import SparkscoreError
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import numbers
+from sparkscore.runtime.crumbs import Crumb
 from sparkscore.scoring.projection import projected
 from sparkscore.scoring.scorer import Scorer, open_scorer
+from sparkscore.spark.evidence import UnitContext, task_crumb
 from sparkscore.spec.scoring import ERR_COL, ModelFile, ModelRef, ScoringPlan
 
 if TYPE_CHECKING:
@@ -28,17 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TASK_COL", "ColumnTask", "FrameTask", "UnitContext", "UnitTask", "artifact_name"]
 
+_log = logging.getLogger(__name__)
+
 TASK_COL = "_ss_task"  # bigint: the task attempt id, on the first row of each task only
-
-
-@dataclass(frozen=True)
-class UnitContext:
-    """The unit that a task works for, and where its receipt goes."""
-
-    run_id: str
-    unit_seq: int
-    attempt: int
-    ledger: str
 
 
 class FrameTask:
@@ -76,11 +72,12 @@ class UnitTask:
         context = TaskContext.get()
         assert context is not None, "a unit's task runs in a Spark worker"
         task_id, started = int(context.taskAttemptId()), time.monotonic()
-        scorer = worker_scorer(self.plan)
-        first = True
-        for batch in scorer.score(batches):
-            yield _with_task_id(batch, task_id if first else None)
-            first = first and batch.num_rows == 0
+        with task_crumb(self.unit, context) as crumb:
+            scorer = worker_scorer(self.plan, crumb)
+            first = True
+            for batch in scorer.score(batches):
+                yield _with_task_id(batch, task_id if first else None)
+                first = first and batch.num_rows == 0
         self._write_receipt(scorer, context.partitionId(), task_id, time.monotonic() - started)
 
     def _write_receipt(self, scorer: Scorer, partition: int, task_id: int, wall_s: float) -> None:
@@ -98,7 +95,10 @@ class UnitTask:
             **asdict(scorer.counts),
         }
         folder = f"{self.unit.ledger}/receipts/{self.unit.run_id}/{self.unit.unit_seq}"
-        files.write_bytes(f"{folder}/{self.unit.attempt}-{partition}-{task_id}.json", json.dumps(receipt).encode())
+        try:
+            files.write_bytes(f"{folder}/{self.unit.attempt}-{partition}-{task_id}.json", json.dumps(receipt).encode())
+        except (SparkscoreError, OSError) as refusal:  # the rows do not depend on it; the run says what it cannot count
+            _log.warning("the receipt of task %d could not be written: %s", task_id, refusal)
 
 
 class ColumnTask:
@@ -131,7 +131,7 @@ class ColumnTask:
         return tuple(_from_pandas(values, field.type) for values, field in pairs)
 
 
-def worker_scorer(plan: ScoringPlan) -> Scorer:
+def worker_scorer(plan: ScoringPlan, crumb: Crumb | None = None) -> Scorer:
     """Open the plan's scorer in this process; the session behind it is made once a process.
 
     A task that owns a GPU shows only that one to CUDA, before ONNX Runtime is asked for it.
@@ -144,7 +144,7 @@ def worker_scorer(plan: ScoringPlan) -> Scorer:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
     source = partial(_handed_out, plan.model) if plan.model.location.startswith("artifact:") else None
     attempt = context.attemptNumber() if context is not None else 0
-    return open_scorer(plan, source, in_worker=context is not None, attempt=attempt)
+    return open_scorer(plan, source, in_worker=context is not None, attempt=attempt, crumb=crumb)
 
 
 def artifact_name(model: ModelRef, index: int) -> str:

@@ -152,35 +152,20 @@ def write_unit(frame: DataFrame, sink: Any, commit: Commit, run_id: str, plan_sh
         "attempt": commit.attempt,
         "plan_sha256": plan_sha256,
     }
-    writer = (
-        frame.write.format("delta")
-        .mode("append")
-        .options(**sink.options)
-        .option("txnAppId", f"{app_id(run_id)}/again/{commit.unit_seq}" if lost else app_id(run_id))
-        .option("txnVersion", str(commit.version if lost else commit.unit_seq))
-        .option("userMetadata", json.dumps(metadata))
-    )
-    if sink.partition_by:
-        writer = writer.partitionBy(*sink.partition_by)
-    table_of(sink).save(writer)
+    options = {
+        **sink.options,
+        "txnAppId": f"{app_id(run_id)}/again/{commit.unit_seq}" if lost else app_id(run_id),
+        "txnVersion": str(commit.version if lost else commit.unit_seq),
+        "userMetadata": json.dumps(metadata),
+    }
+    table_of(sink).write(frame, options, sink)
 
 
 def write_run(frame: DataFrame, sink: Any, run_id: str, attempt: int, plan_sha256: str) -> None:
     """Write a whole run's rows in one commit, beside what is there or in its place; a second time Delta skips it."""
     metadata = {"run_id": run_id, "publish": True, "attempt": attempt, "plan_sha256": plan_sha256}
-    writer = (
-        frame.write.format("delta")
-        .mode(sink.mode)
-        .options(**sink.options)
-        .option("txnAppId", publish_app_id(run_id))
-        .option("txnVersion", "0")
-        .option("userMetadata", json.dumps(metadata))
-    )
-    if sink.replace_where:
-        writer = writer.option("replaceWhere", sink.replace_where)
-    if sink.partition_by:
-        writer = writer.partitionBy(*sink.partition_by)
-    table_of(sink).save(writer)
+    transaction = {"txnAppId": publish_app_id(run_id), "txnVersion": "0", "userMetadata": json.dumps(metadata)}
+    table_of(sink).write(frame, {**sink.options, **transaction}, sink)
 
 
 def published_at(spark: SparkSession, table: DeltaTable, run_id: str) -> int | None:
@@ -202,10 +187,11 @@ def own_commit(spark: SparkSession, table: DeltaTable, run_id: str) -> Commit | 
     """Give the commit of a run that this session made last, as the sink's log holds it now.
 
     None when the session's last commit was another's, or when its entry in the log is not where the open protocol has
-    it; `commits_of` tells then. It costs a small file, where a history costs two Spark jobs.
+    it, or the table's place is the catalog's affair; `commits_of` tells then. It costs a small file, where a history
+    costs two Spark jobs.
     """
     version = spark.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
-    if not version:
+    if not version or not table.location:
         return None
     return _of_run(run_id, int(version), commit_info(table.location, int(version)).get("userMetadata"))
 
@@ -390,7 +376,7 @@ def shut_out(spark: SparkSession, table: DeltaTable, transaction: tuple[str, int
     was taken for dead still commits under it, or under an earlier one of the application.
     """
     options = {"txnAppId": transaction[0], "txnVersion": str(transaction[1])}
-    table.save(table.read(spark).limit(0).write.format("delta").mode("append").options(**options))
+    table.write(table.read(spark).limit(0), options)
 
 
 def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Constant]:

@@ -6,7 +6,7 @@ Plain files can be read as Parquet without getting another answer than Delta wou
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -26,8 +26,8 @@ _HARMFUL = ("deletionVectors", "columnMapping", "typeWidening", "typeWidening-pr
 # Partition types whose directory names Spark parses to the same values as Delta keeps in its log.
 _PARTITION_TYPES = frozenset({"string", "integer", "date", "boolean"})
 _MISSING = (
-    *("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "DELTA_TABLE_ONLY_OPERATION"),
-    *("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND"),
+    *("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "DELTA_TABLE_ONLY_OPERATION", "DELTA_ONLY_OPERATION"),
+    *("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND"),
 )
 
 
@@ -43,21 +43,53 @@ class DeltaTable:
         """Its name in SQL."""
         return ".".join(quoted(part) for part in self.name.split(".")) if self.name else delta_path(self.location)
 
+    def place(self, spark: SparkSession) -> str | None:
+        """Say where its files are; None for a table of the catalog that is not there yet."""
+        if self.location or not spark.catalog.tableExists(self.name):
+            return self.location or None
+        return str(spark.sql(f"DESCRIBE DETAIL {self.sql}").select("location").collect()[0].location)
+
     def read(self, spark: SparkSession, version: int | None = None) -> DataFrame:
         """Read the table, as it is or as it was at a version."""
         at = {} if version is None else {"versionAsOf": str(version)}
         reader = spark.read.format("delta").options(**at)
         return reader.table(self.sql) if self.name else reader.load(self.location)
 
-    def save(self, writer: Any) -> None:
-        """Let a writer of Delta's format write into the table.
+    def write(self, frame: DataFrame, options: Mapping[str, str], sink: Any | None = None) -> None:
+        """Append a frame in one commit, or write it in the mode and the partitions of a sink.
 
-        Never by `insertInto`, which ignores Delta's transactions: rows twice, and no warning.
+        A table of the catalog, which `make` has made, is written by `writeTo`: `insertInto` ignores Delta's
+        transactions, so rows would come twice, without a warning; `saveAsTable` drops the commit's metadata where it
+        makes the table, and in an overwrite replaces the table's own definition (Delta 4.4).
         """
+        overwrites = sink is not None and sink.mode == "overwrite"
+        partition_by = sink.partition_by if sink is not None else ()
+        where = sink.replace_where if sink is not None else None
         if self.name:
-            writer.saveAsTable(self.sql)
-        else:
-            writer.save(self.location)
+            by_name = frame.writeTo(self.sql).options(**options)
+            if overwrites:
+                from pyspark.sql import functions as F
+
+                by_name.overwrite(F.expr(where or "true"))
+            else:
+                by_name.append()
+            return
+        writer = frame.write.format("delta").mode("overwrite" if overwrites else "append").options(**options)
+        if where:
+            writer = writer.option("replaceWhere", where)
+        if partition_by:
+            writer = writer.partitionBy(*partition_by)
+        writer.save(self.location)
+
+    def make(self, frame: DataFrame, partition_by: Sequence[str]) -> None:
+        """Make a table of the catalog without rows, so that each commit of rows is one that carries its metadata.
+
+        A table by its location is made by its first commit.
+        """
+        spark = frame.sparkSession
+        if self.name and not spark.catalog.tableExists(self.name):
+            writer = spark.createDataFrame([], frame.schema).write.format("delta").mode("ignore")
+            (writer.partitionBy(*partition_by) if partition_by else writer).saveAsTable(self.sql)
 
     def __str__(self) -> str:
         return self.name or self.location

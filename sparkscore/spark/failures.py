@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from sparkscore.errors import SparkscoreError, error, from_text
+from sparkscore.runtime.redaction import redacted
 
-__all__ = ["from_spark", "mapped"]
+__all__ = ["from_spark", "mapped", "shown_cause"]
 
 _FILE = re.compile(r"(?:file|path|location)[: ]+['\"`(]?((?:[a-z0-9]+:)?/[^\s'\"`,;)]+)", re.IGNORECASE)
 _CONDITION = re.compile(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\]")
@@ -70,6 +71,24 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Restore the file from its writer; nothing of its unit was committed.",
     ),
     (
+        r"COLUMN_ALREADY_EXISTS",
+        "SPS-SPEC-COLUMN",
+        "columns of different names; Spark compares them without case",
+        "Rename one of them at the source: in the view or the query, or in the files.",
+    ),
+    (
+        r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|CATALOG_NOT_FOUND",
+        "SPS-ENV-SOURCE",
+        "the table in this session's catalog",
+        "Check source.table: catalog, schema and name, and whether the session has that catalog.",
+    ),
+    (
+        r"AVRO_INCOMPATIBLE_READ_TYPE|IncompatibleSchemaException",
+        "SPS-DATA-COLUMN",
+        "each file to have the planned column types",
+        "Rewrite the file with the schema of the others, or leave it out.",
+    ),
+    (
         r"PATH_NOT_FOUND|DELTA_MISSING_DELTA_TABLE|DELTA_TABLE_NOT_FOUND|PATH_DOES_NOT_EXIST|UNABLE_TO_INFER_SCHEMA",
         "SPS-ENV-SOURCE",
         "data at the source's location",
@@ -94,11 +113,30 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Give this user the permission, or other credentials.",
     ),
     (
-        r"Failed to find the data source: delta|DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|"
+        r"Failed to find (?:the )?data source|DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|"
         r"ClassNotFoundException|No FileSystem for scheme",
         "SPS-ENV-PACKAGE",
         "the format's and the store's jars in this Spark session",
         "Start the session with the jars: see `sparkscore jars`, for S3 `--s3`; Delta also needs two settings.",
+    ),
+    (
+        r"Python in worker has different version\W+[\w.]+\W+than that in driver\W+[\w.]+|PYTHON_VERSION_MISMATCH",
+        "SPS-ENV-PACKAGE",
+        "the workers' Python to have the driver's minor version",
+        "Set PYSPARK_PYTHON, on the driver, to a Python of that version on every node, or send one with --archives.",
+    ),
+    (
+        r"ModuleNotFoundError: No module named '[\w.]+'|PACKAGE_NOT_INSTALLED",
+        "SPS-ENV-PACKAGE",
+        "each worker's Python to have sparkscore and what it imports: numpy, pyarrow, onnxruntime",
+        "Install sparkscore[cpu] on every node, or send sparkscore with --py-files and the packages with --archives; "
+        "set PYSPARK_PYTHON to the Python that has them.",
+    ),
+    (
+        r"Cannot run program \"[^\"]*python[^\"]*\"|Error from python worker:\s+[^\n]{1,200}",
+        "SPS-ENV-PACKAGE",
+        "the Python of PYSPARK_PYTHON to start on every node",
+        "Set PYSPARK_PYTHON, on the driver, to a path that the nodes have; by default it is the driver's own.",
     ),
     (
         r"ConcurrentTransaction",
@@ -127,7 +165,8 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Start the same run id again: it resumes. If it dies at the same unit, a row or the memory limit kills it.",
     ),
     (
-        r"No space left on device|SlowDown|reduce your request rate|Connection reset|SocketTimeout|DiskErrorException",
+        r"No space left on device|SlowDown|reduce your request rate|Connection reset|SocketTimeout|DiskErrorException|"
+        r"SafeModeException|StandbyException|ConnectException|UnknownHostException|NoRouteToHostException",
         "SPS-CLUSTER-STORAGE",
         "storage that answers",
         "Start the same run id again: it resumes.",
@@ -168,8 +207,12 @@ def from_spark(cause: BaseException, expressions: Mapping[str, str] | None = Non
         ours.context.update({k: v for k, v in context.items() if k not in ours.context})
         return ours
     for pattern, code, expected, fix in _RULES:
-        if re.search(pattern, text):
-            return error(code, f"Expected {expected}. Got {_got(text)}.", fix, **_with_file(text, context))
+        match = re.search(pattern, text)
+        if match:
+            got = _got(text)
+            told = " ".join(match.group().split())
+            named = got if told in got else f"{got.rstrip(':')}; {told}"
+            return error(code, f"Expected {expected}. Got {named}.", fix, **_with_file(text, context))
     return error(
         "SPS-FAILED",
         f"Expected the job to end well. Got {type(cause).__name__}: {_got(text)}.",
@@ -188,7 +231,25 @@ def mapped(spark: Any, expressions: Mapping[str, str] | None = None, **context: 
     try:
         yield
     except (PySparkException, Py4JError) as cause:
-        raise from_spark(cause, expressions, **context) from cause
+        raise from_spark(cause, expressions, **context) from shown_cause(cause)
+
+
+class SparkTextError(RuntimeError):
+    """What Spark said, without secrets: it stands for Spark's own exception where that one's text has some."""
+
+
+def shown_cause(cause: BaseException) -> BaseException | None:
+    """Give what may stand as the cause of our error in a traceback, which notebooks and schedulers keep.
+
+    That is Spark's exception itself, unless its text quotes a row's value (None) or holds a secret (its text without).
+    """
+    text = str(cause)
+    if isinstance(cause, SparkscoreError):
+        return cause
+    if _raised(f"{type(cause).__name__}: {text}") is not None:
+        return None
+    clean = redacted(text)
+    return cause if clean == text else SparkTextError(f"{type(cause).__name__}: {clean}")
 
 
 def _raised(text: str) -> str | None:
@@ -206,7 +267,7 @@ def _got(text: str) -> str:
     told = [*lines[:1], *causes[-1:]]
     # Delta quotes the value that is too long for a column: a row's, which no message of ours may hold.
     told = [re.sub(r'(Value )".*" exceeds', r'\1"…" exceeds', line) for line in dict.fromkeys(told)]
-    return "; ".join(line[:300].rstrip(". ") for line in told)
+    return redacted("; ".join(line[:300].rstrip(". ") for line in told))
 
 
 def _named_expression(text: str, expressions: Mapping[str, str]) -> str | None:
@@ -225,4 +286,4 @@ def _squeezed(sql: str) -> str:
 
 def _with_file(text: str, context: dict[str, Any]) -> dict[str, Any]:
     match = _FILE.search(text)
-    return {"file": match.group(1).rstrip("."), **context} if match and "file" not in context else context
+    return {"file": redacted(match.group(1).rstrip(".")), **context} if match and "file" not in context else context

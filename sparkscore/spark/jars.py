@@ -1,4 +1,4 @@
-"""Brings the jars of Delta and S3 into a folder, once, from lists pinned by sha256; then Spark needs no network.
+"""Brings the jars of Delta, Avro and S3 into a folder, once, from lists pinned by sha256; then Spark needs no network.
 
 The lists are complete: nothing is resolved, so what Spark ships itself (Hadoop, Parquet, Jackson, …) never comes
 a second time. Maven fetches it where it is installed; otherwise the Ivy that is inside pyspark, with settings of
@@ -46,7 +46,8 @@ def _jars(text: str) -> tuple[Jar, ...]:
     return tuple(Jar(coordinates, sha256) for sha256, coordinates in pairs)
 
 
-# Spark line -> its jars. A new line: copy-dependencies of delta-spark without the groups that Spark ships itself.
+# Spark line -> its jars. A new line: copy-dependencies of delta-spark without the groups that Spark ships itself, and
+# spark-avro (92 KB), which Spark does not ship.
 PINNED: dict[str, tuple[Jar, ...]] = {
     "4.2": _jars("""
         27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead  io.delta:delta-spark_4.2_2.13:4.4.0
@@ -56,6 +57,7 @@ PINNED: dict[str, tuple[Jar, ...]] = {
         cea22dfb4ac562b3cd27bf652697750e8336009d73fb06631363aaaad5345ffa  io.delta:delta-kernel-unitycatalog:4.4.0
         48257499a86b801a3e2372cec55ac226ca1c1c7eabe5c118e7302f29a1fdbc19  io.unitycatalog:unitycatalog-client:0.6.0
         c47b63c961c87102b9e1d63809a0915ba4c86b7652f57c8d39ca3a05b441a150  io.unitycatalog:unitycatalog-hadoop:0.6.0
+        4c186cedc03cbe4ee356a94b32232b347ef48611c3209400b3a77e4fe4abff4f  org.apache.spark:spark-avro_2.13:4.2.0
     """),
 }
 # Spark line -> what reads and writes s3a://, for the Hadoop that it bundles. hadoop-aws names an SDK bundle of 686 MB:

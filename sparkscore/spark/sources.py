@@ -1,15 +1,16 @@
 """A `source` of the pipeline file, pinned: which files at which version, and a frame over any part of them.
 
 One call pins the input (`pin_source`), one job looks at its files (`sparkscore.spark.survey`), and `read_files` reads
-a unit's files with their addresses. No call collects rows.
+a unit's files with their addresses. No call collects rows. What has no files is opened as a frame (`Rows`), and
+`pin_copy` pins the files that it was copied to.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -17,19 +18,23 @@ from urllib.parse import unquote
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
+from sparkscore.spark.addressed import OpenRows, only_rows
+from sparkscore.spark.catalog import CatalogTable, look_up
 from sparkscore.spark.delta_log import newest_version, plain_refusal, version_at
 from sparkscore.spark.failures import from_spark, mapped
+from sparkscore.spark.rows import Rows, assert_types
 from sparkscore.spark.schemas import selected, struct_of
 from sparkscore.spec.scoring import BLOCK_COL, CORRUPT_COL, FILE_COL, HELPER_COLS, ROW_COL
+from sparkscore.spec.source import checked_options
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-__all__ = ["Snapshot", "escaped", "pin_source", "read_files", "restore_snapshot"]
+__all__ = ["WITH_ROW_INDEX", "Snapshot", "escaped", "pin_copy", "pin_source", "read_files", "restore_snapshot"]
 
 _MAY_BE_MALFORMED = ("csv", "json")  # read with a column of ours for the lines that are
-_WITH_ROW_INDEX = ("parquet", "delta")  # of the others Spark tells where a row's part of the file starts
+WITH_ROW_INDEX = ("parquet", "delta")  # of the others Spark tells where a row's part of the file starts
 # Parquet pages carry CRCs that readers do not check unless asked: 29 of 60 single-bit flips changed the answer.
 _PARQUET_OPTIONS = {"parquet.page.verify-checksum.enabled": "true"}
 # Without them a reader follows the session's settings of these names, under which bad files lose their rows silently.
@@ -41,8 +46,9 @@ class Snapshot:
     """A pinned source.
 
     `schema` is the frame's schema as Spark JSON, without helper columns. `route` says how a unit's files are read:
-    ``files`` (by path, for Parquet, CSV, JSON and plain Delta) or ``delta`` (the pinned table filtered by file path,
-    for tables whose files do not hold the whole truth; `reason` names why).
+    ``files`` (by path, for files of every format and plain Delta) or ``delta`` (the pinned table filtered by file
+    path, for tables whose files do not hold the whole truth; `reason` names why). ``rows`` is not pinned yet: `rows`
+    has no files, and a run copies it first. `copy` then says what was copied, and when; `table` names a catalog's.
     """
 
     format: str
@@ -52,10 +58,24 @@ class Snapshot:
     version: int | None = None
     route: str = "files"
     reason: str = ""
+    table: str = ""
+    copy: dict[str, Any] | None = None
+    rows: Rows | None = None
+    only: OpenRows | None = None  # of a replay: the rows that it scores again
 
     def to_json(self) -> dict[str, Any]:
-        """The snapshot as the plan keeps it."""
-        return {**self.__dict__, "locations": list(self.locations), "options": dict(self.options)}
+        """The snapshot as the plan keeps it, without what it does not need."""
+        facts = {**self.__dict__, "locations": list(self.locations), "options": dict(self.options)}
+        facts["only"] = self.only and asdict(self.only)
+        return {k: v for k, v in facts.items() if v or k not in ("table", "copy", "rows", "only")}
+
+    @property
+    def name(self) -> str:
+        """Name the source for a person."""
+        place = f"{self.format} {', '.join(self.locations)}"
+        if self.copy:
+            return str(self.copy["of"]["name"])
+        return self.rows.name if self.rows else f"table {self.table}, {place}" if self.table else place
 
     @property
     def struct(self) -> StructType:
@@ -68,7 +88,8 @@ class Snapshot:
 def restore_snapshot(data: dict[str, Any]) -> Snapshot:
     """Take a snapshot back from a plan."""
     lists = {"locations": tuple(data["locations"]), "options": tuple(sorted(data["options"].items()))}
-    return Snapshot(**{**data, **lists})
+    only = OpenRows(**data["only"]) if data.get("only") else None
+    return Snapshot(**{**data, **lists, "only": only})
 
 
 def pin_source(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
@@ -89,12 +110,46 @@ def pin_source(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
     ClusterError
         `SPS-ENV-SOURCE` when a location does not exist or holds the debris of a dead writer.
     """
-    with mapped(spark, location=", ".join(source.location)):
-        return _pin_delta(spark, source) if source.format == "delta" else _pin_files(spark, source)
+    with mapped(spark, location=", ".join(source.location or ())):
+        if source.table is not None:
+            return _pin_table(spark, source)
+        if source.format == "delta":
+            return _pin_delta(spark, _single(source), source)
+        if source.has_files:
+            schema = struct_of(source.schema_) if source.schema_ is not None else None
+            return _pin_files(spark, source.format, source.location, schema, source.options)
+    options, references = tuple(source.options.items()), tuple(source.credentials.items())
+    reason = f"{source.format} has no files that are read where they are"
+    places = source.location or ()
+    rows = Rows(reason, source.format, "", places, source.schema_ or "", options, references)
+    return _pin_rows(spark, rows), []
+
+
+def pin_copy(
+    spark: SparkSession, snapshot: Snapshot, folder: str, schema: StructType, at: str
+) -> tuple[Snapshot, list[str]]:
+    """Pin the files that the rows of a snapshot were copied to, in place of the rows."""
+    from pyspark.sql.types import StructField, StructType
+
+    assert snapshot.rows is not None, "files are not copied"
+    plain = StructType([StructField(f.name, f.dataType) for f in schema.fields])  # without what a database noted
+    paths = [unquote(p) for p in spark.read.schema(plain).parquet(folder).inputFiles()]
+    copy = {"of": snapshot.rows.to_json(), "at": at}
+    return Snapshot("parquet", (folder,), plain.json(), (), table=snapshot.table, copy=copy), paths
 
 
 def read_files(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str] | None = None) -> DataFrame:
-    """Read files of the snapshot, all of them by default, with the helper columns that address each row."""
+    """Read files of the snapshot, all of them by default, with the helper columns that address each row.
+
+    Rows that are not copied yet have no addresses.
+    """
+    if snapshot.rows is not None:
+        return snapshot.rows.frame(spark)
+    frame = _read(spark, snapshot, paths)
+    return frame if snapshot.only is None else only_rows(spark, frame, snapshot.only)
+
+
+def _read(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str] | None) -> DataFrame:
     if snapshot.route == "delta":
         _refuse_lossy_session(spark)
         frame = _delta(spark, snapshot.locations[0], snapshot.version)
@@ -131,7 +186,7 @@ def _with_addresses(frame: DataFrame, snapshot: Snapshot) -> DataFrame:
     metadata = frame.metadataColumn("_metadata")
     second = (
         metadata.getField("row_index").alias(ROW_COL)
-        if snapshot.format in _WITH_ROW_INDEX
+        if snapshot.format in WITH_ROW_INDEX
         else metadata.getField("file_block_start").alias(BLOCK_COL)
     )
     addressed = frame.select("*", metadata.getField("file_path").alias(FILE_COL), second)
@@ -139,8 +194,54 @@ def _with_addresses(frame: DataFrame, snapshot: Snapshot) -> DataFrame:
     return addressed.selectExpr(*(selected((f.name,)) for f in snapshot.struct.fields), *helpers)
 
 
-def _pin_delta(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
-    root = _single(source)
+def _pin_table(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
+    table = look_up(spark, source.table)
+    if source.format is not None and source.format != table.format:
+        raise error(
+            "SPS-SPEC-VALUE",
+            f"Expected {source.table} to be a table of format {source.format}. Got {table.format or table.reason}.",
+            "Take `format` out: the catalog knows it.",
+            at="source.format",
+        )
+    if table.format == "delta":
+        snapshot, paths = _pin_delta(spark, table.location, source)
+        return replace(snapshot, table=source.table), paths
+    if source.version is not None or source.timestamp is not None:
+        raise error(
+            "SPS-SPEC-VALUE",
+            f"Expected version and timestamp only for a Delta table. Got {source.table}: "
+            f"{table.reason or table.format}.",
+            "Take them out.",
+            at="source.table",
+        )
+    reason = table.reason
+    if not reason:
+        _assert_options(source.table, table.options)
+        snapshot, paths = _pin_files(spark, table.format, (table.location,), table.schema, table.options)
+        if _holds_all(table, paths):
+            return replace(snapshot, table=source.table), paths
+        reason = "the catalog places its partitions otherwise than as folders below its location"
+        if table.format in _MAY_BE_MALFORMED:
+            raise _malformed_unseen(source.table, table.format)
+    return _pin_rows(spark, Rows(reason, table=source.table)), []
+
+
+def _holds_all(table: CatalogTable, paths: Sequence[str]) -> bool:
+    """Whether a listing of the location is what the catalog reads: the same files, in folders of its partitions."""
+    if {_comparable(p) for p in paths} != {_comparable(p) for p in table.files}:
+        return False
+    base = len(_comparable(table.location).rstrip("/")) + 1
+    folders = {_comparable(p)[base:].rpartition("/")[0] for p in paths}
+    return folders <= (table.partitions or {""})
+
+
+def _pin_rows(spark: SparkSession, rows: Rows) -> Snapshot:
+    schema = rows.frame(spark).schema
+    assert_types(schema, rows.name)
+    return Snapshot(rows.format, (), schema.json(), (), route="rows", reason=rows.reason, table=rows.table, rows=rows)
+
+
+def _pin_delta(spark: SparkSession, root: str, source: Any) -> tuple[Snapshot, list[str]]:
     newest = newest_version(spark, root)
     if newest is None:
         raise _no_source(root, "no Delta table")
@@ -164,18 +265,19 @@ def _pin_delta(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
     return snapshot, paths
 
 
-def _pin_files(spark: SparkSession, source: Any) -> tuple[Snapshot, list[str]]:
-    for location in source.location:
+def _pin_files(
+    spark: SparkSession, form: str, locations: Sequence[str], given: StructType | None, options: Mapping[str, str]
+) -> tuple[Snapshot, list[str]]:
+    for location in locations:
         _refuse_debris(location)
-    options = _reader_options(source)
-    reader = spark.read.format(source.format).options(**options, **_WHOLE_FILES)
-    if source.schema_ is not None:
-        reader = reader.schema(source.schema_)
-    frame = reader.load(list(source.location))
+    options = _reader_options(form, options)
+    reader = spark.read.format(form).options(**options, **_WHOLE_FILES)
+    if given is not None:
+        reader = reader.schema(given)
+    frame = reader.load(list(locations))
     paths = [unquote(p) for p in frame.inputFiles()]
-    schema = _strings_for_partitions(frame.schema, source, paths)
-    snapshot = Snapshot(source.format, tuple(source.location), schema.json(), tuple(sorted(options.items())))
-    return snapshot, paths
+    schema = _strings_for_partitions(frame.schema, given, _partition_names(locations, paths))
+    return Snapshot(form, tuple(locations), schema.json(), tuple(sorted(options.items()))), paths
 
 
 def _reader(spark: SparkSession, snapshot: Snapshot) -> Any:
@@ -186,14 +288,14 @@ def _reader(spark: SparkSession, snapshot: Snapshot) -> Any:
     if snapshot.format in _MAY_BE_MALFORMED:
         schema.add(CORRUPT_COL, StringType())
         reader = reader.option("columnNameOfCorruptRecord", CORRUPT_COL).option("mode", "PERMISSIVE")
-    elif snapshot.format in _WITH_ROW_INDEX:
+    elif snapshot.format in WITH_ROW_INDEX:
         reader = reader.options(**_PARQUET_OPTIONS)
     return reader.schema(schema).options(**dict(snapshot.options), **_WHOLE_FILES)
 
 
-def _reader_options(source: Any) -> dict[str, str]:
-    options = dict(source.options)
-    if source.format == "csv":
+def _reader_options(form: str, given: Mapping[str, str]) -> dict[str, str]:
+    options = dict(given)
+    if form == "csv":
         # Pruned columns are not parsed, so a line that is malformed in one of them would pass as good.
         options["columnPruning"] = "false"
         if str(options.get("header", "false")).lower() == "true":
@@ -202,12 +304,11 @@ def _reader_options(source: Any) -> dict[str, str]:
     return options
 
 
-def _strings_for_partitions(schema: StructType, source: Any, paths: Sequence[str]) -> StructType:
+def _strings_for_partitions(schema: StructType, given: StructType | None, partitions: set[str]) -> StructType:
     """Partition columns are strings unless the user's schema gives them a type: `007` stays `007`."""
     from pyspark.sql.types import StringType, StructField, StructType
 
-    partitions = _partition_names(source.location, paths)
-    declared = {n.lower() for n in struct_of(source.schema_).names} if source.schema_ else set()
+    declared = {n.lower() for n in given.names} if given is not None else set()
     free = {p for p in partitions if p.lower() not in declared}
     return StructType([StructField(f.name, StringType() if f.name in free else f.dataType) for f in schema.fields])
 
@@ -282,6 +383,30 @@ def _refuse_debris(location: str) -> None:
             f"Expected a finished dataset at {location}. Got {debris}, which a writer that died left behind.",
             "Find out whether that write is still running; if not, remove the folder or write the dataset again.",
         )
+
+
+def _assert_options(table: str, options: Mapping[str, str]) -> None:
+    """Hold the options that a table was made with against what is refused in a pipeline file."""
+    from pydantic_core import PydanticCustomError
+
+    try:
+        checked_options(dict(options))
+    except PydanticCustomError as cause:
+        told = cause.context or {}
+        fix = "Make a table without it, or read its files: `format`, `location`, `schema`, `options`."
+        raise error(
+            "SPS-SPEC-VALUE", f"{told.get('message')}. Got it in table {table}.", fix, at="source.table"
+        ) from None
+
+
+def _malformed_unseen(table: str, form: str) -> Exception:
+    return error(
+        "SPS-SPEC-VALUE",
+        f"Expected all partitions of the {form} table {table} to be folders below its location. Got others, which only "
+        "the catalog reads, and it would give malformed lines as rows of nulls.",
+        f"Write `format: {form}` with the partitions' folders as `location`, `schema` and `options`.",
+        at="source.table",
+    )
 
 
 def _no_source(location: str, got: str) -> Exception:

@@ -1,19 +1,19 @@
 """A look at every input file before the plan is written: its size, its time, its rows, and the columns it lacks.
 
-Footers of Parquet and ORC are read by the executors in one job, files of lines are only listed, a file that is a row is
-one, and a Delta table whose files do not hold the whole truth is asked for its live rows per file.
+Footers of Parquet and ORC and headers of Avro are read by the executors in one job, files of lines are only listed, a
+file that is a row is one, and a Delta table whose files do not hold the whole truth is asked for its live rows a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from sparkscore.errors import error
 from sparkscore.runtime import files
+from sparkscore.spark.avro import avro_header
+from sparkscore.spark.footers import RESULT, Footers, Read, kind_of, orc_footer, parquet_footer
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sources import Snapshot, read_files
 from sparkscore.spec.scoring import FILE_COL
@@ -23,20 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Look", "changed_since", "survey"]
 
-_RESULT = pa.schema(
-    [
-        ("path", pa.string()),
-        ("size_bytes", pa.int64()),
-        ("mtime_ms", pa.int64()),
-        ("rows", pa.int64()),
-        ("code", pa.string()),
-        ("problem", pa.string()),
-    ]
-)
 _FILES_PER_TASK = 64
-_Columns = tuple[tuple[str, str], ...]  # names and kinds
-# Spark has no unsigned integers, and reads Parquet's as the next type that holds them all.
-_SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "decimal128(20, 0)"}
 
 
 @dataclass(frozen=True)
@@ -47,46 +34,6 @@ class Look:
     size_bytes: int
     mtime_ms: int
     rows: int | None
-
-
-class _Footers:
-    """Worker side: reads footers, and compares the needed columns with each file's own."""
-
-    def __init__(self, read: Callable[[Any], tuple[int, pa.Schema]], needed: _Columns, absent_is_null: bool) -> None:
-        self._read = read
-        self._needed = needed
-        self._absent_is_null = absent_is_null
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            rows = [self._look(path) for path in batch.column(0).to_pylist()]
-            columns = list(zip(*rows, strict=True)) or [()] * len(_RESULT)
-            arrays = [pa.array(list(c), f.type) for c, f in zip(columns, _RESULT, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=_RESULT)
-
-    def _look(self, path: str) -> tuple[str, int, int, int | None, str | None, str | None]:
-        stat = files.stat([path])[0]
-        if stat is None:
-            return path, 0, 0, None, "SPS-DATA-GONE", "the file is not there"
-        facts = (path, stat.size_bytes, stat.mtime_ns // 1_000_000)
-        filesystem, bare = files.filesystem(path)
-        try:
-            with filesystem.open_input_file(bare) as source:
-                rows, schema = self._read(source)
-        except (pa.ArrowException, OSError) as cause:
-            return *facts, None, "SPS-DATA-FILE", str(cause).splitlines()[0][:200]
-        problem = self._column_problem(schema)
-        return *facts, rows, "SPS-DATA-COLUMN" if problem else None, problem
-
-    def _column_problem(self, schema: pa.Schema) -> str | None:
-        by_name = {f.name.lower(): f.type for f in schema}
-        for name, kind in self._needed:
-            found = by_name.get(name.lower())
-            if found is None and not self._absent_is_null:
-                return f"column {name} ({kind}) is absent"
-            if found is not None and _kind(found) != kind:
-                return f"column {name} is {_kind(found)}, planned as {kind}"
-        return None
 
 
 def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed: Sequence[str]) -> list[Look]:
@@ -106,6 +53,8 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     RecordError
         `SPS-DATA-FILE`, `SPS-DATA-GONE` or `SPS-DATA-COLUMN`, naming the first files and how many there are.
     """
+    if snapshot.rows is not None:
+        return []  # which says how many there are once they are copied
     if snapshot.route == "delta":
         return _live_rows(spark, snapshot)
     if snapshot.format in ("csv", "json", "text", "binaryFile"):
@@ -114,13 +63,13 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     if not paths:
         return []
     in_folders = {part.split("=", 1)[0].lower() for p in paths for part in p.split("/")[:-1] if "=" in part}
-    types = {f.name: _kind(f.type) for f in arrow_schema(snapshot.struct)}
+    types = {f.name: kind_of(f.type) for f in arrow_schema(snapshot.struct)}
     columns = tuple((n, types[n]) for n in needed if n in types and n.lower() not in in_folders)
-    read = _orc_footer if snapshot.format == "orc" else _parquet_footer
-    footers = _Footers(read, columns, absent_is_null=snapshot.format == "delta")
+    readers: dict[str, Read] = {"orc": orc_footer, "avro": avro_header}
+    footers = Footers(readers.get(snapshot.format, parquet_footer), columns, absent_is_null=snapshot.format == "delta")
     tasks = max(1, -(-len(paths) // _FILES_PER_TASK))
     frame = spark.createDataFrame([(p,) for p in paths], "path string").repartition(tasks)
-    found = frame.mapInArrow(footers, spark_schema(_RESULT)).collect()
+    found = frame.mapInArrow(footers, spark_schema(RESULT)).collect()
     _raise_worst([r for r in found if r.code is not None], len(paths))
     order = {path: i for i, path in enumerate(paths)}
     return [Look(r.path, r.size_bytes, r.mtime_ms, r.rows) for r in sorted(found, key=lambda r: order[r.path])]
@@ -137,20 +86,6 @@ def changed_since(planned: Sequence[Look | Any]) -> str | None:
         if (now.size_bytes, now.mtime_ns // 1_000_000) != (was.size_bytes, was.mtime_ms):
             return f"{was.path} had {was.size_bytes} bytes at the plan and has {now.size_bytes} now"
     return None
-
-
-def _parquet_footer(source: Any) -> tuple[int, pa.Schema]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(source) as parquet:
-        return parquet.metadata.num_rows, parquet.schema_arrow
-
-
-def _orc_footer(source: Any) -> tuple[int, pa.Schema]:
-    from pyarrow import orc
-
-    file = orc.ORCFile(source)
-    return file.nrows, file.schema
 
 
 def _listed(path: str, stat: Any, rows: int | None) -> Look:
@@ -178,22 +113,3 @@ def _raise_worst(bad: list[Any], total: int) -> None:
         "Restore or rewrite the named files, or point the source at the others.",
         file=first.path,
     )
-
-
-def _kind(data_type: pa.DataType) -> str:
-    """A type by what Spark can read it as: the differences that Spark's Parquet reader accepts are not drift."""
-    if pa.types.is_dictionary(data_type):
-        return _kind(data_type.value_type)
-    if pa.types.is_timestamp(data_type):
-        return "timestamp"
-    if pa.types.is_large_string(data_type) or pa.types.is_string_view(data_type):
-        return "string"
-    if pa.types.is_large_binary(data_type) or pa.types.is_fixed_size_binary(data_type):
-        return "binary"
-    if pa.types.is_list(data_type) or pa.types.is_large_list(data_type) or pa.types.is_fixed_size_list(data_type):
-        return f"list<{_kind(data_type.value_type)}>"
-    if pa.types.is_struct(data_type):
-        return "struct"
-    if pa.types.is_map(data_type):
-        return "map"
-    return _SIGNED.get(str(data_type), str(data_type))

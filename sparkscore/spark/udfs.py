@@ -25,10 +25,17 @@ def map_in_arrow(frame: DataFrame, task: Callable[[Batches], Batches], result: S
     """Call `frame.mapInArrow` for columns of any name.
 
     The columns cross under plain names: PySpark looks its own columns up by name there, and takes a dot in one for a
-    field of a struct (pyspark 4.2 `map_ops.py`).
+    field of a struct (pyspark 4.2 `map_ops.py`). Texts come back cast to what they are: a Spark Connect client declares
+    them ``string collate UTF8_BINARY``, which Delta would keep, and its other readers refuse (pyspark 4.2
+    `connect/types.py`, deltalake 1.6).
     """
+    from sparkscore.spark.schemas import ddl_type, quoted  # it needs pydantic, which workers that import this lack
+
     names = frame.columns
-    return frame.toDF(*(f"c{i}" for i in range(len(names)))).mapInArrow(_Renamed(task, names), result)
+    scored = frame.toDF(*(f"c{i}" for i in range(len(names)))).mapInArrow(_Renamed(task, names), result)
+    types = {f.name: ddl_type(f.dataType) for f in result}
+    texts = {name: f"CAST({quoted(name)} AS {kind})" for name, kind in types.items() if "string" in kind}
+    return scored.selectExpr(*(f"{texts.get(name, quoted(name))} AS {quoted(name)}" for name in types))
 
 
 class _Renamed:

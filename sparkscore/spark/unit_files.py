@@ -38,7 +38,8 @@ _BOTH_WAYS: Mapping[str, Mapping[str, str]] = {
     "json": _TIMES,
 }
 _READING: Mapping[str, Mapping[str, str]] = {
-    "csv": {"mode": "FAILFAST", "multiLine": "true"},
+    # By default an empty text in quotes is read as null, as an empty field is; no field holds this one.
+    "csv": {"mode": "FAILFAST", "multiLine": "true", "nullValue": "\\0null\\0"},
     "json": {"mode": "FAILFAST"},
     "parquet": {"parquet.page.verify-checksum.enabled": "true"},
 }

@@ -22,8 +22,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-# user:password@, whose password may hold '/'. Only a bucket's name is never followed by a port.
-_USER = r"s3[an]?://[^/@:\s]*:[^@\s]*@|://(?![^/@:\s]*:\d{1,5}/)[^/@:\s]*:[^@\s]*@"
+# user:password@, whose password may hold '/'. Only a bucket's name is never followed by a port. Oracle: user/password@.
+_USER = r"jdbc:oracle:\w+:[^/@\s]+/[^@\s]+@|s3[an]?://[^/@:\s]*:[^@\s]*@|://(?![^/@:\s]*:\d{1,5}/)[^/@:\s]*:[^@\s]*@"
 _WORD = (
     r"secret|passw(?:or)?d|passphrase|pwd|token(?!i[sz]|s$)|credential|signature|(?:access|account|api|private)_?key"
 )

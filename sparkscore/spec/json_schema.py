@@ -38,15 +38,15 @@ _KEYS: dict[str, dict[str, str]] = {
         "scan": "how the source is read: auto or map_in_arrow",
     },
     "Source": {
-        "format": "parquet, delta, orc, csv, json, text or binaryFile",
+        "format": "parquet, delta, orc, avro, csv, json, text, binaryFile, jdbc, or another that Spark finds",
         "location": "a path or URI, or a list of them",
-        "table": "not in this version",
+        "table": "a table or view of the catalog, in place of format and location",
         "schema": 'Spark DDL, such as "id bigint, amount double"; needed for csv and json',
         "options": "Spark's reader options; those that hide damage are refused",
         "where": "Spark SQL predicate that says what the input is; pushed down",
         "version": "version of a Delta table; without it the newest is pinned",
         "timestamp": "time of a Delta table, instead of a version",
-        "credentials": "not in this version",
+        "credentials": "options whose values are secrets -> env:NAME, where the driver finds them",
     },
     "Step": {
         "with": "add or replace columns: {name: expression}",
@@ -130,7 +130,10 @@ _KEYS: dict[str, dict[str, str]] = {
     },
     "Quarantine": {
         "location": "default: inside the ledger",
-        "payload": "what is kept of the fed columns: none, hash or plain",
+        "payload": "what is kept of the fed columns and keys: none, hash, encrypted or plain",
+        "key": "the name of the key that encrypts: env:NAME or file:/path",
+        "deny": "columns that no payload holds",
+        "keep_days": "days until a bad row expires",
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
     "Step",
     "TextEntry",
     "load_pipeline",
+    "to_document",
 ]
 
 
@@ -176,7 +178,9 @@ class Pipeline(Closed):
                 yield f"prepare[{i}].with.{name}", expression
 
 
-def load_pipeline(source: str | Path | Mapping[str, Any], sets: Mapping[str, str] | None = None) -> Pipeline:
+def load_pipeline(
+    source: str | Path | Mapping[str, Any], sets: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Pipeline:
     """Read a pipeline file, its text, or a mapping, into a checked `Pipeline`.
 
     Parameters
@@ -185,6 +189,8 @@ def load_pipeline(source: str | Path | Mapping[str, Any], sets: Mapping[str, str
         A path of a YAML or JSON file, the text of one, or the document itself.
     sets : mapping of str to str, optional
         ``--set`` of the command line: ``a.b`` overrides a key, ``name`` fills ``${name}``.
+    folder : Path, optional
+        Where relative files are, for a document that is not in a file. Default: the current folder.
 
     Raises
     ------
@@ -199,7 +205,16 @@ def load_pipeline(source: str | Path | Mapping[str, Any], sets: Mapping[str, str
         raise
     if is_path(source):
         pipeline._folder = Path(str(source)).resolve().parent
+    elif folder is not None:
+        pipeline._folder = folder
     return pipeline
+
+
+def to_document(pipeline: Pipeline) -> dict[str, Any]:
+    """Give a document that loads to the same pipeline: variables stay filled, defaults are left out."""
+    found = pipeline.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    escaped: dict[str, Any] = json.loads(json.dumps(found).replace("${", "$${"))
+    return escaped
 
 
 def _checked(document: dict[str, Any]) -> Pipeline:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sparkscore.spec.fields import (
     Closed,
@@ -20,7 +20,6 @@ from sparkscore.spec.fields import (
     Range,
     Seconds,
     Text,
-    later,
     near,
     number_from_text,
     refused,
@@ -144,8 +143,31 @@ class OnError(Closed):
     allow_empty: Flag = False
 
 
+_KEY = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/\S+")
+
+
+def _key_reference(value: Any) -> Any:
+    """Take the name of a key, and never repeat what may be the key itself."""
+    if isinstance(value, str) and not _KEY.fullmatch(value):
+        message = "Expected the name of a key, env:NAME or file:/path, got something else (it is not repeated)"
+        raise refused(
+            "SPS-SPEC-VALUE", message, "Write `key: env:QUARANTINE_KEY`; the key itself is in no file of ours."
+        )
+    return value
+
+
 class Quarantine(Closed):
-    """Where bad rows are collected, and how much of them; without a location, inside the ledger."""
+    """Where bad rows are collected, and how much of them for how long; without a location, inside the ledger."""
 
     location: Place | None = None
-    payload: Annotated[Literal["none", "hash", "plain"], later("encrypted")] = "hash"
+    payload: Literal["none", "hash", "encrypted", "plain"] = "hash"
+    key: Annotated[Text | None, BeforeValidator(_key_reference)] = None
+    deny: tuple[Text, ...] = ()
+    keep_days: Annotated[Positive, Field(le=36_500)] = 30
+
+    @model_validator(mode="after")
+    def _keyed(self) -> Quarantine:
+        if self.payload == "encrypted" and self.key is None:
+            fix = "Write `key: env:QUARANTINE_KEY`, and put 32 random bytes in base64 there (openssl rand -base64 32)."
+            raise refused("SPS-SPEC-KEY", "Key 'key' is missing: payload encrypted needs one", fix)
+        return self

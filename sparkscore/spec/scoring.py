@@ -183,6 +183,15 @@ class ErrorPlan:
 
 
 @dataclass(frozen=True)
+class Sealing:
+    """What encrypts the payloads of a unit's bad rows; each is bound to its row's address in this run and unit."""
+
+    key: bytes = field(repr=False)
+    run_id: str = ""
+    unit_id: str = ""
+
+
+@dataclass(frozen=True)
 class ScoringPlan:
     """Everything that turns a batch of columns into a batch of scores.
 
@@ -191,7 +200,8 @@ class ScoringPlan:
     rows are cut to it and the last part is padded. It is 1, too, where the graph's inputs have no axis for rows at all
     (as many axes as `row_shape`): a call is then one row, fed without that axis. `prove_batch` makes the first batch
     prove that rows do not depend on their neighbours. `pointers="all"` adds each row's address as `_ss_pointer` before
-    `err`, for runs whose rows have no keys.
+    `err`, for runs whose rows have no keys. `deny` are columns that no payload holds; under
+    `payload="encrypted"` there is a payload only with a `sealing`.
     """
 
     model: ModelRef
@@ -204,7 +214,9 @@ class ScoringPlan:
     batch_size: int | None = None
     fixed_batch: int | None = None
     prove_batch: bool = False
-    payload: Literal["none", "hash", "plain"] = "hash"
+    payload: Literal["none", "hash", "encrypted", "plain"] = "hash"
+    deny: tuple[str, ...] = ()
+    sealing: Sealing | None = None
     pointers: Literal["errors", "all"] = "errors"
 
     @property

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sparkscore.spec.fields import (
     Closed,
     Count,
-    Later,
     Option,
     Place,
     Text,
     carries_secret,
     names_secret,
-    near,
     refused,
 )
 
-_NOW = ("parquet", "delta", "orc", "csv", "json", "text", "binaryFile")
-_LATER = ("avro", "jdbc", "kafka")
+# Formats whose files are read where they are; all others are rows that only Spark can give, and are copied once.
+FILE_FORMATS = ("parquet", "delta", "orc", "avro", "csv", "json", "text", "binaryFile")
+_SPARKS_OWN = ("org.apache.spark.sql.", "com.databricks.spark.")  # classes, and older names of them
+_BY_ANY_CASE = {name.lower(): name for name in (*FILE_FORMATS, "jdbc")}
 
 # Reader options that lose rows, hide damage, or go around a key of ours. Spark reads options case-insensitively.
 _REFUSED = {
@@ -37,7 +38,8 @@ _REFUSED = {
 _REFUSED_MODES = ("dropmalformed", "failfast")
 
 
-def _checked_options(options: dict[str, str]) -> dict[str, str]:
+def checked_options(options: dict[str, str]) -> dict[str, str]:
+    """Refuse options of a reader that lose rows, hide damage, or go around a key of ours."""
     for name, value in options.items():
         lower = name.lower()
         why = _REFUSED.get(lower)
@@ -64,43 +66,103 @@ def _list(value: Any) -> Any:
 
 
 def _format(value: Any) -> Any:
-    if not isinstance(value, str) or value in _NOW:
+    """Give our formats by the names that this version knows, in any case; Spark's own classes go around them."""
+    if not isinstance(value, str):
         return value
-    fix = near(value, _NOW + _LATER) + f"This version reads {', '.join(_NOW)}."
-    if fix.startswith("Did you mean") and value not in _LATER:
-        raise refused("SPS-SPEC-VALUE", f"Expected one of {', '.join(_NOW)}, got {value!r}", fix)
-    raise refused("SPS-SPEC-LATER", f"Source format {value!r} is not in this version", f"Use {', '.join(_NOW)}.")
+    lower = value.lower()
+    if lower == "kafka":
+        raise refused("SPS-SPEC-LATER", "Source format 'kafka' is not in this version", "Use another format.")
+    inside = set(lower.split(".")) if lower.startswith(_SPARKS_OWN) else set()
+    ours = [name for name in FILE_FORMATS if name.lower() in inside]
+    if ours:
+        fix = f"Write `format: {ours[0]}`."
+        raise refused("SPS-SPEC-VALUE", f"Expected the name of a format, got a class of Spark's, {value!r}", fix)
+    return _BY_ANY_CASE.get(lower, value)
+
+
+_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
+_REFERENCES_LATER = ("secretsmanager:", "dbutils:")
+
+
+def _references(value: Any) -> Any:
+    """Take references alone: what is no reference may be the secret itself, and is not repeated."""
+    for name, reference in value.items() if isinstance(value, Mapping) else ():
+        if isinstance(reference, str) and reference.startswith(_REFERENCES_LATER):
+            raise refused("SPS-SPEC-LATER", f"{reference!r} is not in this version", "Use env:NAME.")
+        if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
+            fix = f"Write `{name}: env:NAME`, and set the environment variable NAME of the driver."
+            raise refused("SPS-SPEC-VALUE", "Expected a reference to a secret, env:NAME, got something else", fix)
+    return value
 
 
 class Source(Closed):
-    """The rows: a format, a place, and what of it is the input."""
+    """The rows: a format and a place, or a table, and what of it is the input."""
 
-    format: Annotated[Literal["parquet", "delta", "orc", "csv", "json", "text", "binaryFile"], BeforeValidator(_format)]
+    format: Annotated[Text | None, BeforeValidator(_format)] = None
     location: Annotated[tuple[Place, ...] | None, BeforeValidator(_list), Field(min_length=1)] = None
-    table: Later = None
+    table: Text | None = None
     schema_: Annotated[Text | None, Field(alias="schema")] = None
-    options: Annotated[Options, AfterValidator(_checked_options)] = {}
+    options: Annotated[Options, AfterValidator(checked_options)] = {}
     where: Text | None = None
     version: Count | None = None
     timestamp: Text | None = None
-    credentials: Later = None
+    credentials: Annotated[dict[Text, Text], BeforeValidator(_references)] = {}
+
+    @property
+    def has_files(self) -> bool:
+        """Whether its place holds files that are read where they are; a table's files are known to Spark alone."""
+        return self.table is None and self.format in FILE_FORMATS
 
     @model_validator(mode="after")
     def _complete(self) -> Source:
-        if self.location is None:
-            raise refused("SPS-SPEC-KEY", "Key 'location' is missing", "Write `location:` with a path or URI.")
+        self._check_place()
         if self.version is not None and self.timestamp is not None:
             raise refused("SPS-SPEC-VALUE", "Expected version or timestamp, got both", "Keep one of them.")
-        if self.format != "delta" and (self.version is not None or self.timestamp is not None):
+        if self.format not in ("delta", None) and (self.version is not None or self.timestamp is not None):
             message = f"Expected version and timestamp only with format delta, got format {self.format}"
             raise refused("SPS-SPEC-VALUE", message, "Take them out: only Delta has versions.")
         if self.format == "delta" and self.schema_:
             raise refused("SPS-SPEC-VALUE", "Expected no schema with format delta, got one", "Take `schema` out.")
-        infers = {k.lower(): v.lower() for k, v in self.options.items()}.get("inferschema") == "true"
-        if self.format in ("csv", "json") and not self.schema_ and not infers:
+        if self.credentials and (self.has_files or self.table):
+            fix = "Take `credentials` out: files and tables are reached by the identity of the session or the machine."
+            raise refused("SPS-SPEC-VALUE", "Expected credentials only where options take them", fix)
+        options = {name.lower(): value for name, value in self.options.items()}
+        twice = [name for name in self.credentials if name.lower() in options]
+        if twice:
+            message = f"Expected {twice[0]!r} in options or in credentials, got it in both"
+            raise refused("SPS-SPEC-VALUE", message, "Keep one of them.")
+        infers = options.get("inferschema", "").lower() == "true"
+        if self.format in ("csv", "json") and self.table is None and not self.schema_ and not infers:
             fix = 'Write `schema: "id bigint, amount double"`, or set options.inferSchema to true.'
             raise refused("SPS-SPEC-KEY", f"Key 'schema' is missing: {self.format} has no types of its own", fix)
+        if self.format == "jdbc":
+            self._check_jdbc(options)
         return self
+
+    def _check_place(self) -> None:
+        if self.table is not None:
+            given = [
+                k for k, v in (("location", self.location), ("schema", self.schema_), ("options", self.options)) if v
+            ]
+            if given:
+                message = f"Expected a table alone, got {given[0]} beside it"
+                raise refused("SPS-SPEC-VALUE", message, f"Take `{given[0]}` out: the catalog knows it.")
+            return
+        if self.format is None:
+            fix = "Write `format:`, for example parquet, with `location:`; or `table:` with a name of the catalog."
+            raise refused("SPS-SPEC-KEY", "Key 'format' is missing", fix)
+        if self.location is None and self.has_files:
+            raise refused("SPS-SPEC-KEY", "Key 'location' is missing", "Write `location:` with a path or URI.")
+
+    def _check_jdbc(self, options: Mapping[str, str]) -> None:
+        """Say what Spark would say later, and less clearly."""
+        for key, value in (("location", self.location), ("schema", self.schema_)):
+            if value:
+                fix = f"Take `{key}` out: the place is options.url, and types are options.customSchema."
+                raise refused("SPS-SPEC-VALUE", f"Expected no {key} with format jdbc, got one", fix)
+        if "url" not in options or ("dbtable" in options) == ("query" in options):
+            fix = 'Write `options: {url: "jdbc:postgresql://host/db", dbtable: schema.table}`, or `query:` for dbtable.'
+            raise refused("SPS-SPEC-KEY", "Expected options.url, and one of options.dbtable and options.query", fix)
 
 
 _STEPS = ("with", "where", "select", "rename", "drop")

@@ -31,6 +31,21 @@ def test_a_run_is_resumed_with_a_mended_budget(spark, sparkscore, pipeline_file,
     assert sorted(delta_rows(tmp_path / "out")["id"].to_pylist()) == list(range(24_000))
 
 
+def test_a_run_is_resumed_as_its_plan_recorded_it_without_the_file(
+    spark, sparkscore, pipeline_file, tmp_path: Path
+) -> None:
+    file = _broken_run(sparkscore, pipeline_file, tmp_path)
+    file.unlink()
+    ledger = tmp_path / "ledger"
+    told = sparkscore("runs", "resume", "r1", "--ledger", ledger, "--set", "on_error.max_fraction=0.02", "--json")
+    assert (told.exit_code, told.json["reused_units"], told.json["ok_rows"]) == (0, 1, 24_000 - 261), told.err
+    other = sparkscore("runs", "resume", "r1", "--ledger", ledger, "--set", "keys=[]")
+    assert (other.exit_code, "SPS-RUN-CHANGED" in other.err) == (2, True)
+    folded = sparkscore("ledger", "fold", ledger, "--json").json
+    assert folded["rows"] == {"runs": 2, "units": 2}
+    assert "rebuilt from the events of 1 runs" in sparkscore("ledger", "rebuild", ledger).out
+
+
 def test_bad_rows_are_shown_of_an_open_run_and_of_a_closed_one(
     spark, sparkscore, pipeline_file, tmp_path: Path
 ) -> None:

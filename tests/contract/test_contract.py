@@ -14,6 +14,7 @@ from tests.contract.adapters import ADAPTERS, local
 pytestmark = pytest.mark.spark
 
 
+@pytest.mark.place
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_every_kind_of_column_and_output_is_scored_alike(spark, adapter: str, tmp_path: Path) -> None:
     case = cases.everything(tmp_path / "model")

@@ -165,37 +165,3 @@ def test_a_scoring_worker_imports_numpy_pyarrow_onnxruntime_and_the_encoders_lib
     assert added["text"] == {"onnxruntime", "tokenizers"}
     assert added["image"] - {"defusedxml", "olefile"} == {"onnxruntime", "PIL"}
     assert "pandas" not in set().union(*added.values())
-
-
-# Executors of their own, whose cache the driver does not share, and a model that only the driver reads.
-_HANDED_OUT = """
-import sys
-import sparkscore as ss
-from sparkscore.runtime import registry
-from sparkscore.spark.sessions import local_session
-
-registry.workers_read = lambda uri: False  # as of models:/, runs:/ and hdfs://
-rows, model, workers_cache, temporary = sys.argv[1:]
-conf = {"spark.executorEnv.SPARKSCORE_CACHE": workers_cache, "spark.executorEnv.TMPDIR": temporary}
-spark = local_session("local-cluster[1,1,1024]", {**conf, "spark.executor.memory": "1g"})
-frame = spark.read.parquet(rows)
-inputs, outputs = {"x": ["a", "b", "c"]}, {"score": "y[:, 0]"}
-function = ss.score_udf(model, inputs, outputs, schema="a float, b float, c float")
-by_column = frame.select("id", function("a", "b", "c").alias("s")).select("id", "s.score").toArrow().sort_by("id")
-for _ in range(2):  # the second call hands out the same names
-    by_frame = ss.score(frame, model, inputs, outputs).select("id", "score").toArrow().sort_by("id")
-    assert by_frame.to_pydict() == by_column.to_pydict()
-assert by_column.num_rows == 1000
-print(sum(by_column["score"].to_pylist()))
-"""
-
-
-@pytest.mark.slow
-def test_workers_of_a_cluster_score_with_a_model_that_only_the_driver_reads(model: str, tmp_path: Path) -> None:
-    rows, temporary = write_rows(tmp_path / "in", 1_000, 4), tmp_path / "tmp"
-    temporary.mkdir()
-    command = [sys.executable, "-c", _HANDED_OUT, rows, model, str(tmp_path / "workers"), str(temporary)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list((tmp_path / "workers" / "models").glob("[0-9a-f]*/model.onnx"))) == 1
-    assert not list(temporary.glob("sparkscore-*"))

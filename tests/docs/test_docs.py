@@ -16,7 +16,7 @@ from sparkscore.spec.entries import Missing
 from sparkscore.spec.json_schema import json_schema
 from sparkscore.spec.pipeline import Model, OnError, OutputEntry, Quarantine, Sink, Source, load_pipeline
 from sparkscore.spec.results import STEPS
-from sparkscore.tables import QUARANTINE, RUNS, SS, UNITS
+from sparkscore.tables import EVENTS, QUARANTINE, RUNS, SS, UNITS
 
 HOME = Path(__file__).parents[2]
 PAGES = [
@@ -85,7 +85,9 @@ def test_the_reference_gives_the_keys_and_the_defaults_of_the_code(heading: str)
     for line in table[1].splitlines():
         names, default = [cell.strip() for cell in line.split("|")[1:3]]
         told.update(dict.fromkeys(re.findall(r"`(\w+)`", names), default))
-    required = ("location",) if heading in ("source", "sink") else ()  # a validator asks for it: `table` comes later
+    required = {"source": ("format", "location"), "sink": ("location",)}.get(
+        heading, ()
+    )  # but for `table`; a validator asks
     fields = _TABLES[heading].model_fields
     assert told == {f.alias or n: "required" if n in required else _default(n, f) for n, f in fields.items()}
 
@@ -105,6 +107,15 @@ def test_the_page_on_running_names_every_exit_code_and_every_column_of_the_table
     assert re.findall(r"^\| (\d+) \| ([A-Z]+) \|", RUNNING, re.M) == [(str(int(e)), e.name) for e in Exit]
     columns = {column.name for columns in (SS, RUNS, UNITS, QUARANTINE) for column in columns}
     assert not [name for name in sorted(columns) if f"`{name}`" not in RUNNING]
+
+
+def test_the_page_on_running_explains_every_event_and_the_code_writes_each() -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", RUNNING.split("### Events")[1].split("### Metrics")[0], re.M))
+    assert told == EVENTS
+    text = "".join(path.read_text(encoding="utf-8") for path in (HOME / "sparkscore" / "run").rglob("*.py"))
+    written = set(re.findall(r"\.write\(\s*\"([a-z_]+)\"", text))
+    chosen = {"unit_committed", "unit_reused", "run_failed", "run_fenced"}  # by a variable
+    assert written | chosen == set(EVENTS)
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(HOME))) for page in PAGES])

@@ -8,15 +8,17 @@ import subprocess
 import time
 from pathlib import Path
 
+from sparkscore.runtime import files
+
 __all__ = ["kill_at"]
 
 
-def kill_at(command: list[str], log: Path, committed: int, within_s: float) -> None:
+def kill_at(command: list[str], log: str | Path, committed: int, within_s: float) -> None:
     """Start the run, and kill its driver once so many units are committed, wherever it is then."""
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + within_s
-        while len(list(log.glob("*.json"))) < committed:  # one commit a unit
+        while sum(file.uri.endswith(".json") for file in files.list_files(str(log))) < committed:  # one a unit
             assert driver.poll() is None, "the run ended before it was killed"
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -6,10 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +18,7 @@ from deltalake import DeltaTable
 from sparkscore.run.pipeline import Pipeline
 from sparkscore.runtime import files
 from tests.e2e.killing import kill_at
-from tests.run.conftest import linear_model, write_rows
+from tests.e2e.scenario import bad_rows, document, put_up, scored_rows
 from tests.servers import S3Server, s3_server
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.s3, pytest.mark.timeout(600)]
@@ -37,42 +35,23 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         yield server
 
 
-def _document(root: str, **keys: Any) -> dict[str, Any]:
-    base = {
-        "version": 1,
-        "name": "t",
-        "source": {"format": "parquet", "location": f"{root}/in"},
-        "model": {"uri": f"{root}/linear.onnx"},
-        "inputs": {"x": ["a", "b", "c"]},
-        "outputs": {"score": "y[:, 0]"},
-        "keys": ["id"],
-        "sink": {"format": "delta", "location": f"{root}/out"},
-        "quarantine": {"location": f"{root}/bad"},
-        "ledger": f"{root}/ledger",
-    }
-    return {**base, **keys}
-
-
 def test_a_run_on_s3_that_is_killed_resumes_to_the_bits_of_a_run_on_a_disk(spark, s3: S3Server, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    write_rows(disk / "in", ROWS, UNITS, bad=lambda i: i % EVERY == 7)
-    linear_model(disk / "linear.onnx")
-    for file in (*(disk / "in").iterdir(), disk / "linear.onnx"):
-        files.write_bytes(f"s3://lake/{file.relative_to(disk)}", file.read_bytes())
-    Pipeline.load(_document(str(disk))).run(spark, run_id="r1")
+    put_up(disk, ROWS, UNITS, EVERY, "s3://lake")
+    Pipeline.load(document(str(disk))).run(spark, run_id="r1")
 
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump(_document("s3a://lake")))
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document("s3a://lake")))
     command = [sys.executable, "-m", "sparkscore", "score", str(tmp_path / "p.yaml"), "--run-id", "r1", "--json"]
-    kill_at(command, s3.folder / "lake" / "out" / "_delta_log", 1, within_s=200)
+    kill_at(command, "s3://lake/out/_delta_log", 1, within_s=200)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
     summary = json.loads(done.stdout)
     assert (summary["ok_rows"], summary["quarantined_rows"], summary["attempt"]) == (ROWS - 20, 20, 2)
     assert summary["reused_units"] >= 1
-    assert _rows(_table("s3://lake/out", s3)) == _rows(_table(disk / "out"))
-    assert _rows(_by_pyarrow(s3)) == _rows(_table(disk / "out"))
-    assert _bad(_table("s3://lake/bad", s3)) == _bad(_table(disk / "bad"))
+    assert scored_rows(_table("s3://lake/out", s3)) == scored_rows(_table(disk / "out"))
+    assert scored_rows(_by_pyarrow(s3)) == scored_rows(_table(disk / "out"))
+    assert bad_rows(_table("s3://lake/bad", s3)) == bad_rows(_table(disk / "bad"))
     assert "SUCCEEDED" in _table("s3://lake/ledger/tables/runs", s3)["state"].to_pylist()
 
 
@@ -80,8 +59,8 @@ def test_wrong_keys_end_a_run_with_one_clear_error_that_shows_no_secret(s3: S3Se
     """The source is a Delta table, so it is Spark's own S3A that is refused; the ledger's refusal is a test of it."""
     source = {"format": "delta", "location": "s3a://lake/table"}
     sink = {"format": "delta", "location": str(tmp_path / "out")}
-    document = _document("s3a://lake", source=source, sink=sink, ledger=str(tmp_path / "ledger"))
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
+    pipeline = document("s3a://lake", source=source, sink=sink, ledger=str(tmp_path / "ledger"))
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(pipeline))
     command = [sys.executable, "-m", "sparkscore", "score", str(tmp_path / "p.yaml"), "--run-id", "r1"]
     wrong = {**os.environ, "AWS_SECRET_ACCESS_KEY": "canary"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=wrong)
@@ -104,15 +83,3 @@ def _by_pyarrow(s3: S3Server) -> pa.Table:
     """The same rows from the data files alone."""
     uris = DeltaTable("s3://lake/out", storage_options=_options(s3)).file_uris()
     return pa.concat_tables(pq.read_table(pa.BufferReader(files.read_bytes(uri))) for uri in uris)
-
-
-def _rows(table: pa.Table) -> Counter[tuple[object, ...]]:
-    """The rows as a multiset of key, status, reason, and the score's very bits."""
-    ss = table["_ss"].combine_chunks()
-    bits = table["score"].combine_chunks().cast(pa.float32()).view(pa.int32())
-    columns = (table["id"], ss.field("status"), ss.field("error_code"), bits)
-    return Counter(zip(*(c.to_pylist() for c in columns), strict=True))
-
-
-def _bad(table: pa.Table) -> list[tuple[str, str]]:
-    return sorted((dict(row["keys"])["id"], row["error_code"]) for row in table.to_pylist())

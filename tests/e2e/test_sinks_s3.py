@@ -61,7 +61,7 @@ def test_a_killed_run_into_parquet_on_s3_resumes_to_each_row_once(s3: S3Server, 
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["state"], found["reused_units"] >= 1, found["quarantined_rows"]) == ("SUCCEEDED", True, 20)
     good = {i: (i % 2, expected_score(i)) for i in range(ROWS) if i % 1000 != 7}
-    assert Counter(int(row[0]) for row in found["scores"]) == Counter(good)
+    assert Counter(int(row[0]) for row in found["scores"]) == Counter(list(good))
     assert {int(i): (int(part), score) for i, part, score in found["scores"]} == good
 
     run = json.loads((manifests / "run.json").read_text())  # the same rows by a second reader, from the manifest alone

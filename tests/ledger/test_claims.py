@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.ledger.claims import claim_run, this_process
+from sparkscore.ledger.claims import claim_run
 from sparkscore.ledger.events import EventLog
+from sparkscore.ledger.heartbeats import this_process
 from sparkscore.ledger.store import LocalStore
 
 _OWNER = """

@@ -61,4 +61,6 @@ def test_a_disk_without_hard_links_is_refused_and_shows_no_half_file(tmp_path: P
 def test_file_uris_name_the_same_folder_and_other_schemes_are_refused(tmp_path: Path) -> None:
     assert open_store(f"file://{tmp_path}").root == str(tmp_path) == open_store(f"file:{tmp_path}").root
     with pytest.raises(SparkscoreError, match="SPS-SPEC-LATER"):
-        open_store("hdfs://namenode/ledger")
+        open_store("gs://bucket/ledger")
+    with pytest.raises(SparkscoreError, match=r"SPS-ENV-LEDGER.*hdfs://namenode/folder"):
+        open_store("hdfs://namenode/")

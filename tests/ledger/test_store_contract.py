@@ -5,12 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 
-import pytest
-
-from sparkscore.ledger.store import Store, open_store
+from sparkscore.ledger.store import Store
 
 NAMES, PROCESSES, THREADS = 20, 3, 8
 SCRIPT = f"""
@@ -22,19 +19,6 @@ while len(store.names("ready")) < {PROCESSES}:
     pass
 print("".join("01"[store.put_if_absent(f"race/{{i}}", sys.argv[2].encode() * 5000)] for i in range({NAMES})))
 """
-
-
-@pytest.fixture(params=["disk", pytest.param("s3", marks=[pytest.mark.s3, pytest.mark.slow])])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A place for a store, of each kind."""
-    if request.param == "disk":
-        return str(tmp_path)
-    return f"{request.getfixturevalue('s3').bucket('ledgers')}/{tmp_path.name}".replace("s3:", "s3a:")
-
-
-@pytest.fixture
-def store(root: str) -> Store:
-    return open_store(root)
 
 
 def test_the_second_put_of_a_name_is_refused_and_changes_nothing(store: Store) -> None:
@@ -64,6 +48,13 @@ def test_a_folder_lists_its_own_names_sorted_and_its_folders_by_name(store: Stor
     for name in ("a/2.json", "a/10.json", "a/1.json", "a/deeper/x.json", "ab/y.json"):
         store.put(name, b"x")
     assert store.names("a") == ["1.json", "10.json", "2.json", "deeper"]
+
+
+def test_a_long_folder_is_listed_to_its_end(store: Store) -> None:
+    names = [f"{i:02d}.json" for i in range(12)]  # pages of 5 on this HDFS
+    for name in names:
+        store.put(f"many/{name}", b"x")
+    assert store.names("many") == names
 
 
 def test_racing_threads_of_one_store_have_one_winner(store: Store) -> None:

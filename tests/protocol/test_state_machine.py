@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.run import batch
+from sparkscore.run import attempt
 from sparkscore.run.result import Summary
 from tests.protocol.stand_ins import SINKS
 from tests.protocol.test_crash_points import POINTS, wrong
@@ -34,7 +34,7 @@ class Protocol(RuleBasedStateMachine):
     @initialize(line=st.sampled_from(list(SINKS)), units=st.integers(1, 4), proof_every_s=st.sampled_from([0.0, 30.0]))
     def begin(self, line: str, units: int, proof_every_s: float) -> None:
         self.world.line, self.world.units = line, units
-        self.proof_every_s, batch._PROOF_EVERY_S = batch._PROOF_EVERY_S, proof_every_s
+        self.proof_every_s, attempt._PROOF_EVERY_S = attempt._PROOF_EVERY_S, proof_every_s
 
     @property
     def closed(self) -> bool:
@@ -111,7 +111,7 @@ class Protocol(RuleBasedStateMachine):
         finally:
             for driver in self.alive:
                 driver.kill()
-            batch._PROOF_EVERY_S = self.proof_every_s
+            attempt._PROOF_EVERY_S = self.proof_every_s
             self.cleanup.close()
 
     def _assert_fair_end(self, driver: Driver) -> None:

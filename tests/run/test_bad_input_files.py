@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.run import batch
+from sparkscore.run import attempt
 from tests.run.conftest import delta_rows, write_rows
 
 pytestmark = pytest.mark.spark
@@ -118,13 +118,13 @@ def between_plan_and_unit(monkeypatch):
     """Do something after the plan is written and the run is claimed, before the first unit."""
 
     def arrange(action) -> None:
-        opened = batch._Attempt._open
+        opened = attempt.Attempt._open
 
         def open_and_act(self) -> None:
             opened(self)
             action()
 
-        monkeypatch.setattr(batch._Attempt, "_open", open_and_act)
+        monkeypatch.setattr(attempt.Attempt, "_open", open_and_act)
 
     return arrange
 
@@ -153,13 +153,13 @@ def test_a_file_that_changed_after_the_plan_stops_its_unit(spark, pipeline, tmp_
 
 def test_a_file_that_vanishes_while_its_unit_is_read_is_gone_not_empty(spark, pipeline, tmp_path, monkeypatch) -> None:
     folder = Path(write_rows(tmp_path / "in", 100, 4))
-    checked = batch._Attempt._assert_unchanged
+    checked = attempt.Attempt._assert_unchanged
 
     def check_then_lose(self, unit) -> None:
         checked(self, unit)
         (folder / "part-003.parquet").rename(tmp_path / "elsewhere.parquet")
 
-    monkeypatch.setattr(batch._Attempt, "_assert_unchanged", check_then_lose)
+    monkeypatch.setattr(attempt.Attempt, "_assert_unchanged", check_then_lose)
     with pytest.raises(SparkscoreError) as caught:
         pipeline().run(spark, run_id="r1")
     assert (caught.value.code, caught.value.exit_code) == ("SPS-DATA-GONE", 6), str(caught.value)

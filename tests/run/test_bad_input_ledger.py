@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.run import batch
+from sparkscore.run import attempt
 from tests.run.conftest import write_rows
 
 pytestmark = pytest.mark.spark
@@ -30,20 +30,36 @@ def before_the_proof(monkeypatch):
     """Do something to the sink or the ledger after a unit's commit and before its proof."""
 
     def arrange(action) -> None:
-        honest = batch.prove
+        honest = attempt.prove
 
         def act_and_prove(*args):
             action()
             return honest(*args)
 
-        monkeypatch.setattr(batch, "prove", act_and_prove)
+        monkeypatch.setattr(attempt, "prove", act_and_prove)
 
     return arrange
 
 
-def test_a_receipt_that_is_lost_opens_the_balance(spark, pipeline, tmp_path: Path, before_the_proof) -> None:
+def test_a_receipt_that_is_lost_makes_its_counts_unknown_and_the_rows_are_proved_without_it(
+    spark, pipeline, tmp_path: Path, before_the_proof
+) -> None:
     write_rows(tmp_path / "in", 100, 2)
     before_the_proof(lambda: next((tmp_path / "out_ledger" / "receipts" / "r1" / "0").iterdir()).unlink())
+    summary = pipeline().run(spark, run_id="r1").summary()
+    assert (summary.planned_rows, summary.ok_rows, summary.model_calls) == (100, 100, None)
+    assert "receipts" in summary.warnings[0]
+
+
+def test_a_receipt_that_tells_other_rows_opens_the_balance(spark, pipeline, tmp_path: Path, before_the_proof) -> None:
+    write_rows(tmp_path / "in", 100, 2)
+
+    def one_row_less() -> None:
+        path = next((tmp_path / "out_ledger" / "receipts" / "r1" / "0").iterdir())
+        receipt = json.loads(path.read_text())
+        path.write_text(json.dumps({**receipt, "rows_in": receipt["rows_in"] - 1}))
+
+    before_the_proof(one_row_less)
     found = refused("SPS-BALANCE", 6, lambda: pipeline().run(spark, run_id="r1"))
     assert "planned 100" in found.message
     assert "ok 100" in found.message
@@ -99,7 +115,7 @@ def test_a_sink_that_lost_commits_is_a_gap_and_a_kept_sink_without_its_ledger_is
 
 def test_a_lower_unit_after_a_higher_one_is_never_taken_for_done(spark, pipeline, tmp_path: Path, monkeypatch) -> None:
     write_rows(tmp_path / "in", UNITS, 3)
-    resumed = batch._Attempt._resume
+    resumed = attempt.Attempt._resume
 
     def resume_over_a_foreign_commit(self) -> None:
         resumed(self)
@@ -108,7 +124,7 @@ def test_a_lower_unit_after_a_higher_one_is_never_taken_for_done(spark, pipeline
         writer = writer.format("delta").option("txnAppId", "sparkscore/r1").option("txnVersion", "2")
         writer.option("userMetadata", json.dumps(metadata)).mode("append").save(str(tmp_path / "out"))
 
-    monkeypatch.setattr(batch._Attempt, "_resume", resume_over_a_foreign_commit)
+    monkeypatch.setattr(attempt.Attempt, "_resume", resume_over_a_foreign_commit)
     found = refused("SPS-TXN-SKIPPED", 6, lambda: pipeline().run(spark, run_id="r1"))
     assert "unit 0" in found.message
     assert "unit 2" in found.message

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.run import batch
+from sparkscore.run import attempt
 from tests.run.conftest import delta_rows, expected_score, write_rows
 from tests.scoring import graphs
 
@@ -113,9 +113,9 @@ def test_short_units_share_a_proof_and_a_breach_stops_the_run_after_its_unit_all
     spark, pipeline, tmp_path: Path, monkeypatch
 ) -> None:
     proved = []
-    prove = batch.prove
-    monkeypatch.setattr(batch, "prove", lambda *args: (proved.append([c.unit_seq for c in args[2]]), prove(*args))[1])
-    monkeypatch.setattr(batch, "_PROOF_EVERY_S", 1e9)
+    prove = attempt.prove
+    monkeypatch.setattr(attempt, "prove", lambda *args: (proved.append([c.unit_seq for c in args[2]]), prove(*args))[1])
+    monkeypatch.setattr(attempt, "_PROOF_EVERY_S", 1e9)
     write_rows(tmp_path / "in", 40_000, 4, bad=lambda i: 10_000 <= i < 10_250)
     with pytest.raises(SparkscoreError, match=r"SPS-BUDGET.*250 of 20000"):  # 1.25 % so far, 0.6 % of the run
         pipeline().run(spark, run_id="r1")
@@ -130,7 +130,7 @@ def test_short_units_share_a_proof_and_a_breach_stops_the_run_after_its_unit_all
 def test_units_that_wait_for_their_proof_are_recorded_when_a_later_one_fails(
     spark, pipeline, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(batch, "_PROOF_EVERY_S", 1e9)
+    monkeypatch.setattr(attempt, "_PROOF_EVERY_S", 1e9)
     write_rows(tmp_path / "in", 40_000, 4)
     lost = tmp_path / "in" / "part-003.parquet"
     run = pipeline().run

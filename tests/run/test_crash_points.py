@@ -13,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from sparkscore.errors import SparkscoreError, error
+from sparkscore.ledger.plans import read_plan
 from sparkscore.ledger.store import LocalStore, Store
 from sparkscore.run import batch, delta_line, folding
 from sparkscore.run.discarding import discard_run
@@ -151,18 +152,21 @@ def test_a_driver_that_was_taken_for_dead_brings_no_row_back_into_a_discarded_ru
     spark, pipeline, tmp_path: Path, monkeypatch
 ) -> None:
     write_rows(tmp_path / "in", TWO_UNITS, 2)
+    copy = tmp_path / "out_ledger" / "inputs" / "r1" / "20261127T120000-0a1b2c3d"  # as of a source without files
+    copy.mkdir(parents=True)
     write = delta_line.write_unit
     store: Store = LocalStore(tmp_path / "out_ledger")
 
     def discarded_meanwhile(frame: Any, sink: Any, commit: Any, *args: Any) -> None:
         if commit.unit_seq == 1:
-            discard_run(spark, store, batch.read_plan(store, "r1"), take_over=True)
+            discard_run(spark, store, read_plan(store, "r1"), take_over=True)
         write(frame, sink, commit, *args)
 
     monkeypatch.setattr(delta_line, "write_unit", discarded_meanwhile)
     with pytest.raises(SparkscoreError, match="SPS-FENCED"):
         pipeline().run(spark, run_id="r1")
     assert delta_rows(tmp_path / "out").num_rows == 0
+    assert not copy.exists()
 
 
 def test_a_new_place_of_the_quarantine_gets_all_bad_rows_of_the_run(spark, pipeline, tmp_path: Path) -> None:

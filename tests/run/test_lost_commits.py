@@ -15,7 +15,7 @@ import pytest
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.events import read_events
 from sparkscore.ledger.store import LocalStore
-from sparkscore.run import batch, delta_line
+from sparkscore.run import attempt, delta_line
 from tests.run.conftest import delta_rows, write_rows
 
 pytestmark = pytest.mark.spark
@@ -87,7 +87,7 @@ def test_commits_that_were_cleaned_from_the_log_are_not_lost(
     spark, pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_rows(tmp_path / "in", ROWS, 3)
-    monkeypatch.setattr(batch, "_PROOF_EVERY_S", 0.0)  # both units are recorded before the driver stops
+    monkeypatch.setattr(attempt, "_PROOF_EVERY_S", 0.0)  # both units are recorded before the driver stops
     _stopped_after(2, spark, pipeline)
     log = tmp_path / "out" / "_delta_log"
     for entry in log.glob("*.json"):
@@ -106,7 +106,7 @@ def test_a_unit_at_another_version_than_the_ledger_says_is_a_gap(
     spark, pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_rows(tmp_path / "in", ROWS, 3)
-    monkeypatch.setattr(batch, "_PROOF_EVERY_S", 0.0)
+    monkeypatch.setattr(attempt, "_PROOF_EVERY_S", 0.0)
     _stopped_after(2, spark, pipeline)
     for event in (tmp_path / "out_ledger" / "events").rglob("*.json"):
         event.write_text(event.read_text().replace('"committed_version": 1', '"committed_version": 7'))

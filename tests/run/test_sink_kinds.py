@@ -16,8 +16,8 @@ import pytest
 import sparkscore as ss
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.events import read_events
+from sparkscore.ledger.plans import read_plan
 from sparkscore.ledger.store import LocalStore
-from sparkscore.run import batch
 from sparkscore.run.debris import sweep_debris
 from sparkscore.run.discarding import discard_run
 from sparkscore.run.stage import Stage
@@ -53,10 +53,11 @@ def test_an_overwrite_replaces_the_table_or_a_part_of_it_in_one_commit(spark, pi
     keep = ["id", "day"]
     days("1", range(100))
     pipeline(sink={**atomic, "partition_by": ["day"]}, keep=keep).run(spark, run_id="r1")
-    for run_id, rows in (("r2", 50), ("r3", 70)):
-        days("2", range(1000, 1000 + rows))
-        pipeline(sink=part, keep=keep).run(spark, run_id=run_id)
-        assert _days(out) == {"1": 100, "2": rows}
+    days("2", range(1000, 1050))
+    pipeline(sink={**atomic, "partition_by": ["day"]}, keep=keep).run(spark, run_id="r2")
+    days("2", range(1000, 1070))
+    pipeline(sink=part, keep=keep).run(spark, run_id="r3")
+    assert _days(out) == {"1": 100, "2": 70}
 
     days("3", range(10))
     with pytest.raises(SparkscoreError, match=r"SPS-SPEC-SINK.*inside sink.replace_where") as caught:
@@ -73,7 +74,7 @@ def test_an_overwrite_replaces_the_table_or_a_part_of_it_in_one_commit(spark, pi
     assert _days(out) == {"4": 30}
     store = LocalStore(tmp_path / "out_ledger")
     assert ss.read_scores(spark, str(out)).count() == 30
-    discard_run(spark, store, batch.read_plan(store, "r6"))
+    discard_run(spark, store, read_plan(store, "r6"))
     assert _days(out) == {}
 
 
@@ -96,8 +97,12 @@ def test_a_catalog_table_is_made_filled_once_and_shown_by_two_views(
     assert ss.read_scores(spark, name, str(tmp_path / "ledger")).count() == 19_995
     with pytest.raises(SparkscoreError, match=r"SPS-ENV-SOURCE.*ledger"):
         ss.read_scores(spark, name)
+    if publish == "atomic":
+        again = pipeline(sink={**keys, "mode": "overwrite"}, ledger=str(tmp_path / "ledger"))
+        again.run(spark, run_id="r2")
+        assert Counter(row.id for row in spark.table(name).select("id").collect()) == Counter(range(20_000))
     store = LocalStore(tmp_path / "ledger")
-    discard_run(spark, store, batch.read_plan(store, "r1"))
+    discard_run(spark, store, read_plan(store, "r2" if publish == "atomic" else "r1"))
     assert spark.table(name).count() == 0
 
 
@@ -121,8 +126,8 @@ TEXTS = ["", " a ", "q\"uo'te", "back\\", "a,b", "line\nbreak", "\\n", "null", "
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("format", ["csv", "json"])
-def test_a_text_format_gives_back_what_it_was_given(spark, pipeline, tmp_path: Path, format: str) -> None:
+@pytest.mark.parametrize("format", ["csv", "json", "orc"])
+def test_each_format_of_files_gives_back_what_it_was_given(spark, pipeline, tmp_path: Path, format: str) -> None:
     """Kept texts, instants of microseconds, dates, nulls, a partition, and the payload of a bad row."""
     (tmp_path / "in").mkdir()
     n = len(TEXTS)
@@ -158,10 +163,9 @@ def test_a_database_gets_each_unit_at_least_once_and_the_run_says_so(
 ) -> None:
     """Derby stands in Spark's own jars. The driver dies between the handing over of a unit and its mark."""
     write_rows(tmp_path / "in", 20_000, 2, bad=lambda i: i < 5)
-    types = ", ".join(f"_ss_{name} VARCHAR(200)" for name in ("status", "run_id", "error_code"))
     url = f"jdbc:derby:{tmp_path / 'db'};create=true"
     options = {"url": url, "dbtable": "scores", "driver": "org.apache.derby.iapi.jdbc.AutoloadedDriver"}
-    options["createTableColumnTypes"] = types
+    options["pushDownPredicate"] = "false"  # Spark makes texts CLOBs, which Derby does not compare
     job = pipeline(sink={"format": "jdbc", "options": options}, ledger=str(tmp_path / "ledger"))
     report = job.check(spark)
     assert any("at least once" in w for w in report.warnings)
@@ -184,7 +188,7 @@ def test_a_database_gets_each_unit_at_least_once_and_the_run_says_so(
     assert "at_least_once" in {e["event"] for e in read_events(store, "r1")}
     assert delta_rows(tmp_path / "ledger" / "tables" / "quarantine").num_rows == 5
     with pytest.raises(SparkscoreError, match=r"SPS-SPEC-SINK.*takes rows back"):
-        discard_run(spark, store, batch.read_plan(store, "r1"))
+        discard_run(spark, store, read_plan(store, "r1"))
     assert run.failures().count() == 5
 
 

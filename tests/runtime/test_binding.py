@@ -117,6 +117,12 @@ def test_an_image_is_bound_with_its_numbers(bench):
     assert part == Image(("raw",), size=(8, 6), layout="nhwc", dtype="uint8")
 
 
+def test_a_column_that_is_denied_to_the_quarantine_is_one_of_the_source(bench):
+    assert bench({"x": ["a", "b", "n"]}, quarantine={"deny": ["A"]}).plan.deny == ("a",)
+    with pytest.raises(SpecError, match=r"SPS-SPEC-COLUMN.*amout"):
+        bench({"x": ["a", "b", "n"]}, quarantine={"deny": ["amout"]})
+
+
 def test_everything_else_of_the_plan_comes_from_the_pipeline(bench):
     plan = bench(
         {"x": ["a", "b", "n"]},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import gzip
 import os
-import sys
+import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sparkscore.errors import SparkscoreError
@@ -101,25 +104,83 @@ def test_a_uri_that_nothing_can_read_is_an_environment_error(monkeypatch, uri):
     assert code_of(files.read_bytes, uri) == "SPS-ENV-SOURCE"
 
 
-def test_hdfs_goes_to_the_namenodes_http_port(monkeypatch):
+def test_hdfs_goes_to_the_namenodes_http_port_as_the_user_that_spark_is(monkeypatch):
     monkeypatch.setenv("SPARKSCORE_WEBHDFS_PORT", "19870")
     monkeypatch.setenv("HADOOP_USER_NAME", "ada")
     handle, path = files.filesystem("hdfs://namenode:8020/models/a%20b/m.onnx")
     assert path == "/models/a%20b/m.onnx"
-    assert handle.handler.fs.url == "http://namenode:19870/webhdfs/v1"
-    assert handle.handler.fs.pars == {"user.name": "ada"}
+    assert (handle.handler.fs.host, handle.handler.fs.port, handle.handler.fs.user) == ("namenode", 19870, "ada")
+    monkeypatch.delenv("HADOOP_USER_NAME")
+    monkeypatch.setenv("SPARK_USER", "grace")
+    assert files.webhdfs("namenode").user == "grace"
+    monkeypatch.delenv("SPARK_USER")
+    assert files.webhdfs("namenode").user == getpass.getuser()
 
 
-def test_hdfs_without_fsspec_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(SparkscoreError, match=r'\[SPS-ENV-PACKAGE\].*fsspec.*pip install "sparkscore\[fs\]"'):
-        files.filesystem("hdfs://a-namenode-not-seen-before/a")
+@pytest.mark.parametrize("port", ["", "0", "70000", "9870/x", "١"])
+def test_a_webhdfs_port_that_is_none_is_named(monkeypatch, port):
+    monkeypatch.setenv("SPARKSCORE_WEBHDFS_PORT", port)
+    assert code_of(files.read_bytes, "hdfs://namenode/a") == "SPS-ENV-SOURCE"
 
 
 def test_a_store_that_does_not_answer_is_named_with_the_file(monkeypatch):
+    monkeypatch.setattr("sparkscore.runtime.webhdfs._FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("SPARKSCORE_WEBHDFS_PORT", "1")
-    with pytest.raises(SparkscoreError, match=r"\[SPS-CLUSTER-STORAGE\].*hdfs://127\.0\.0\.1/a"):
+    with pytest.raises(SparkscoreError, match=r"SPS-CLUSTER-STORAGE.*hdfs://127\.0\.0\.1/a.*127\.0\.0\.1:1.*Refused"):
         files.read_bytes("hdfs://127.0.0.1/a")
+
+
+@pytest.mark.hdfs
+@pytest.mark.slow
+def test_hdfs_gives_back_what_was_written(hdfs):
+    folder = f"{hdfs.root}/files"
+    uri = f"{folder}/deep/x y%20+;?#&=é.bin"
+    for data in (b"12", b"", b"345"):
+        files.write_bytes(uri, data)
+        assert files.read_bytes(uri) == data
+    found, missing = files.stat([uri, f"{uri}.none"])
+    assert (found.uri, found.size_bytes, missing) == (uri, 3, None)
+    assert abs(found.mtime_ns / 1e9 - time.time()) < 60
+    for i in range(12):  # pages of 5
+        files.write_bytes(f"{folder}/many/{i:02d}", b"")
+    assert [f.uri for f in files.list_files(folder)] == [uri, *(f"{folder}/many/{i:02d}" for i in range(12))]
+    assert files.list_files(folder, recursive=False) == []
+    assert [f.uri for f in files.list_files(uri)] == [uri]
+    assert files.list_files(f"{folder}/none") == []
+    for missing in (f"{folder}/none", folder):
+        with pytest.raises(FileNotFoundError):
+            files.read_bytes(missing)
+
+
+@pytest.mark.hdfs
+@pytest.mark.slow
+def test_a_file_on_hdfs_that_was_written_again_with_the_same_size_has_another_time(hdfs):
+    uri = f"{hdfs.root}/files/again"
+    files.write_bytes(uri, b"1")
+    before = files.stat([uri])
+    files.write_bytes(uri, b"2")
+    assert files.stat([uri]) != before
+
+
+@pytest.mark.hdfs
+@pytest.mark.slow
+def test_a_row_group_on_hdfs_is_read_by_its_pieces(hdfs):
+    table = pa.table({"a": range(100_000), "b": [str(i) for i in range(100_000)]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=10_000)
+    uri = f"{hdfs.root}/files/t.parquet"
+    files.write_bytes(uri, sink.getvalue().to_pybytes())
+    filesystem, path = files.filesystem(uri)
+    with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as parquet:
+        assert parquet.read_row_group(7) == table.slice(70_000, 10_000)
+        assert parquet.read() == table
+
+
+@pytest.mark.hdfs
+@pytest.mark.slow
+def test_another_user_has_no_permission_on_hdfs(hdfs, monkeypatch):
+    monkeypatch.setenv("HADOOP_USER_NAME", "mallory")
+    assert code_of(files.write_bytes, f"{hdfs.root}/files/of-mallory", b"1") == "SPS-ENV-ACCESS"
 
 
 @pytest.mark.s3
@@ -158,3 +219,16 @@ def test_a_wrong_secret_is_no_permission(s3, monkeypatch):
 def test_an_endpoint_that_does_not_answer_is_storage_not_permission(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert code_of(files.stat, ["s3://b/403"]) == "SPS-CLUSTER-STORAGE"
+
+
+@pytest.mark.parametrize("kind", ["disk", pytest.param("s3", marks=pytest.mark.s3)])
+def test_a_file_is_moved_with_its_bytes_and_deleted_once(request, tmp_path, kind):
+    root = str(tmp_path) if kind == "disk" else request.getfixturevalue("s3").bucket("moves").replace("s3", "s3a")
+    files.write_bytes(f"{root}/log/0.json", b"1")
+    files.move(f"{root}/log/0.json", f"{root}/aside/deep/0.json")
+    assert files.list_files(f"{root}/log") == []
+    assert files.read_bytes(f"{root}/aside/deep/0.json") == b"1"
+    files.delete(f"{root}/aside/deep/0.json")
+    assert files.list_files(f"{root}/aside") == []
+    with pytest.raises(FileNotFoundError):
+        files.delete(f"{root}/aside/deep/0.json")

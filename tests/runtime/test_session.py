@@ -25,6 +25,7 @@ from sparkscore.runtime.watchdog import CallTimeout, watchdog
 from sparkscore.spec.scoring import SessionPlan
 from tests.scoring import graphs
 
+without_cuda = pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="this ONNX Runtime has CUDA")
 GPU_WHEEL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
@@ -181,6 +182,7 @@ def test_a_device_asks_for_its_providers_in_order(device, available, names):
     assert tuple(name for name, _ in providers_for(SessionPlan(device=device), available)) == names
 
 
+@without_cuda
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_device_that_the_wheel_lacks_is_refused_and_never_replaced_by_the_cpu(tmp_path, device):
     assert code_of(opened, tmp_path, graphs.linear(), SessionPlan(device=device)) == "SPS-ENV-PROVIDER"
@@ -198,6 +200,7 @@ def test_cuda_defaults_are_safe_and_single_options_can_be_overridden():
     assert dict(dict(providers_for(tf32, GPU_WHEEL))[CUDA])["use_tf32"] == "1"
 
 
+@without_cuda
 def test_auto_on_a_wheel_whose_cuda_does_not_start_runs_on_the_cpu_and_says_why(tmp_path, monkeypatch, caplog):
     # the wheel claims CUDA; this host has none, so ONNX Runtime gives a session on another provider
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
@@ -208,6 +211,7 @@ def test_auto_on_a_wheel_whose_cuda_does_not_start_runs_on_the_cpu_and_says_why(
     assert CUDA in caplog.text
 
 
+@without_cuda
 def test_cuda_on_a_wheel_whose_cuda_does_not_start_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
     with pytest.warns(UserWarning, match="not in available"):

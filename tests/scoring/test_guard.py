@@ -17,7 +17,7 @@ from sparkscore.errors import SparkscoreError
 from sparkscore.runtime import guard
 from sparkscore.runtime.guard import GuardedSession
 from sparkscore.runtime.session import Session
-from sparkscore.runtime.wire import pack, receive, send
+from sparkscore.runtime.wire import SharedMemory, pack, receive, send
 from sparkscore.scoring.scorer import open_scorer
 from sparkscore.spec.scoring import ErrorPlan, InputPlan, Missing, Numbers, ScoringPlan, SessionPlan, Tensor
 from tests.scoring import graphs
@@ -284,13 +284,37 @@ def test_the_child_ends_with_its_parent_in_the_middle_of_a_call(models, tmp_path
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
-def test_a_tensor_crosses_the_pipe_with_its_type_shape_and_bits(array, tmp_path):
+@pytest.mark.parametrize("by_memory", [False, True])
+def test_a_tensor_crosses_with_its_type_shape_and_bits(array, by_memory, tmp_path):
+    mine = SharedMemory() if by_memory else None
+    theirs = SharedMemory(os.dup(mine.descriptor)) if by_memory else None
     with (tmp_path / "pipe").open("w+b") as pipe:
-        for _ in range(2):
-            send(pipe, pack({"n": 1}, {"t": array, "map": [{1: 2.0}]}))
-        pipe.seek(0)
-        for _ in range(2):
-            head, tensors = receive(pipe)
-            assert (head, tensors["map"]) == ({"n": 1}, None)
+        for n in range(2):
+            send(pipe, pack({"n": n}, {"t": array, "map": [{1: 2.0}], "more": np.full(n * 10**6, n)}, mine))
+            pipe.seek(0)
+            head, tensors = receive(pipe, theirs)
+            assert (head, tensors["map"]) == ({"n": n}, None)
             assert (tensors["t"].dtype, tensors["t"].shape) == (array.dtype, array.shape)
             np.testing.assert_array_equal(tensors["t"], array)
+            np.testing.assert_array_equal(tensors["more"], np.full(n * 10**6, n))  # memory grows with the message
+            pipe.seek(0)
+            pipe.truncate()
+
+
+def test_memory_that_another_process_reads_cannot_be_taken_away():
+    memory = SharedMemory()
+    memory.put({"x": np.ones(10)})
+    with pytest.raises(PermissionError):
+        os.ftruncate(memory.descriptor, 0)
+    memory.close()
+
+
+def test_half_a_message_is_no_message(tmp_path):
+    (tmp_path / "pipe").write_bytes(pack({}, {"t": np.ones(4)})[:-1])
+    with (tmp_path / "pipe").open("rb") as pipe, pytest.raises(OSError, match="31 of 32 bytes"):
+        receive(pipe)
+
+
+def test_a_text_that_is_not_unicode_is_the_error_that_onnx_runtime_gives_for_it():
+    with pytest.raises(UnicodeEncodeError):
+        pack({}, {"t": np.array(["\ud800"], object)})

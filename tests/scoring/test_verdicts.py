@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,9 @@ import pytest
 
 import sparkscore as ss
 from sparkscore.runtime.faults import Fault
-from sparkscore.scoring.verdicts import verdicts
-from sparkscore.spec.scoring import CORRUPT_COL
+from sparkscore.runtime.sealing import open_sealed, q_id
+from sparkscore.scoring.verdicts import Verdict, verdicts
+from sparkscore.spec.scoring import CORRUPT_COL, FILE_COL, ROW_COL, ModelRef, ScoringPlan, Sealing
 from tests.contract.cases import saved
 from tests.scoring.graphs import FLOAT, INT64, STRING, graph, helper
 
@@ -25,10 +27,17 @@ def texts(*values: bytes | None) -> pa.Array:
     return pa.array(values, pa.binary()).view(pa.string())
 
 
-def payload(cells: pa.Array, name: str = "a") -> bytes:
-    none = np.zeros(len(cells), np.int32)
+def verdict(batch: pa.RecordBatch, **plan: Any) -> Verdict:
+    """What is said of the first row of a batch whose columns are all keys."""
+    none = np.zeros(batch.num_rows, np.int32)
     fault = Fault("pre", "SPS-ROW-NULL", "O3", None, "m")
-    found = verdicts(pa.record_batch([cells], [name]), {0: fault}, [name], "plain", (none, none))[0]
+    keys = tuple(batch.schema.names)
+    planned = ScoringPlan(ModelRef("m", "1", "0", "m", "m", ()), (), (), (), **{"keys": keys, **plan})
+    return verdicts(batch, {0: fault}, planned, (none, none))[0]
+
+
+def payload(cells: pa.Array, name: str = "a") -> bytes:
+    found = verdict(pa.record_batch([cells], [name]), payload="plain")
     assert found["payload_sha256"] == hashlib.sha256(found["payload"]).hexdigest()
     content: bytes = found["payload"]
     return content
@@ -52,6 +61,34 @@ def test_they_have_it_in_lists_and_structs_and_a_text_of_those_letters_has_anoth
 
 def test_a_malformed_line_keeps_its_bytes() -> None:
     assert payload(texts(b'{"a": "\xe9'), CORRUPT_COL) == b'{"' + CORRUPT_COL.encode() + rb'":"{\"a\": \"\udce9"}'
+
+
+def test_an_encrypted_payload_is_bound_to_its_row_and_has_no_sha256_beside_it() -> None:
+    batch = pa.record_batch([pa.array([5]), pa.array(["file:/a"]), pa.array([7])], ["a", FILE_COL, ROW_COL])
+    key = bytes(range(32))
+    found = verdict(batch, keys=("a",), payload="encrypted", sealing=Sealing(key, "r1", "u1"))
+    assert found["payload_sha256"] is None
+    assert open_sealed(key, found["payload"], q_id("r1", "u1", "file:/a#7", "pre")) == b'{"a":5}'
+    without = verdict(batch, keys=("a",), payload="encrypted")  # outside a run there is no key: nothing is kept
+    assert (without["payload"], without["payload_sha256"]) == (None, None)
+    assert repr(key) not in repr(Sealing(key))
+
+
+@pytest.mark.parametrize(
+    "deny, content",
+    [
+        ((), b'{"_ss_corrupt":"l","a":1,"s":{"b":2},"s.b":3}'),
+        (("a",), b'{"s":{"b":2},"s.b":3}'),
+        (("s",), b'{"a":1}'),
+        (("s.b",), b'{"a":1}'),
+        (("a", "s"), b"{}"),
+    ],
+)
+def test_a_denied_column_is_in_no_payload_nor_is_what_holds_it(deny: tuple[str, ...], content: bytes) -> None:
+    columns = {"a": [1], "s": [{"b": 2}], "s.b": [3], CORRUPT_COL: ["l"]}
+    found = verdict(pa.RecordBatch.from_pydict(columns), keys=("a", "s", "s.b"), payload="plain", deny=deny)
+    assert found["payload"] == content
+    assert found["payload_sha256"] == hashlib.sha256(content).hexdigest()
 
 
 def test_rows_with_such_a_text_are_scored_or_refused_row_by_row(tmp_path: Path) -> None:

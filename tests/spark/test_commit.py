@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +13,7 @@ import pytest
 from sparkscore.errors import SparkscoreError
 from sparkscore.spark.commit import Commit, _refuse_other_files, commits_of, own_commit, with_ss, write_unit
 from sparkscore.spark.delta_log import DeltaTable
+from sparkscore.spec.sink import Sink
 from sparkscore.tables import ERR, SS
 
 pytestmark = pytest.mark.spark
@@ -58,7 +58,7 @@ def test_status_error_and_task_id_are_the_rows_own(rows) -> None:
 @pytest.fixture
 def committed(spark, tmp_path: Path) -> Path:
     """A sink with one commit of the run r1."""
-    sink = SimpleNamespace(location=str(tmp_path / "sink"), options={}, partition_by=[])
+    sink = Sink(format="delta", location=str(tmp_path / "sink"))
     write_unit(spark.range(3), sink, Commit(-1, 0, "u0", 2), "r1", "p0")
     return tmp_path / "sink"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from pathlib import Path
 
 import pytest
+from pyspark.errors import PySparkException
 
 from sparkscore.errors import ModelError, SparkscoreError, error, from_text
 from sparkscore.spark.failures import from_spark, mapped
@@ -43,6 +46,23 @@ CAST(email AS INT)
         ("java.io.IOException: No space left on device", "SPS-CLUSTER-STORAGE", 8),
         ("java.nio.file.AccessDeniedException: s3a://b/in: getFileStatus on s3a://b/in", "SPS-ENV-ACCESS", 4),
         ("org.apache.hadoop.fs.s3a.UnknownStoreException: `s3a://b/in': getFileStatus", "SPS-ENV-ACCESS", 4),
+        (
+            "org.apache.hadoop.security.AccessControlException: Permission denied: user=mallory, access=WRITE, "
+            'inode="/":root:supergroup:drwxr-xr-x',
+            "SPS-ENV-ACCESS",
+            4,
+        ),
+        (
+            "java.net.ConnectException: Call From h/127.0.0.1 to localhost:1 failed on connection exception: "
+            "java.net.ConnectException: Connection refused; For more details see: …",
+            "SPS-CLUSTER-STORAGE",
+            8,
+        ),
+        (
+            "org.apache.hadoop.hdfs.server.namenode.SafeModeException: Cannot create file/out.",
+            "SPS-CLUSTER-STORAGE",
+            8,
+        ),
         ('UnsupportedFileSystemException: No FileSystem for scheme "s3"', "SPS-ENV-PACKAGE", 4),
         ("[CAST_INVALID_INPUT] …\n== SQL ==\n(CAST(`t` AS INT) > 0) OR _ss_corrupt IS NOT NULL", "SPS-PREPARE", 6),
         (f"{_FILE}\nCaused by: org.apache.spark.SparkArithmeticException: [CAST_OVERFLOW] …", "SPS-DATA-FILE", 6),
@@ -179,3 +199,25 @@ def test_an_error_of_ours_comes_back_out_of_sparks_text_with_its_place() -> None
     assert (found.code, found.message, found.fix) == (ours.code, ours.message, ours.fix)
     assert found.context == {"row": "3", "run": "r1"}
     assert from_text("no code here") is None
+
+
+SECRETS = "fs.s3a.secret.key=cnry1 at s3a://AKIA:cnry2@lake/x for cnry3@example.org, card 4111 1111 1111 1111"
+
+
+@pytest.mark.parametrize("before", ["java.lang.Odd: ", "FileNotFoundException: file ", "AccessDenied: "])
+def test_a_text_with_secrets_is_told_and_chained_without_them(before: str) -> None:
+    with pytest.raises(SparkscoreError) as caught, mapped(None):
+        raise PySparkException(before + SECRETS)
+    told = "".join(traceback.format_exception(caught.value))
+    assert not re.search("cnry|4111", told), told
+    assert "fs.s3a.secret.key=#" in told
+    assert "lake/x" in told
+
+
+def test_the_exception_of_a_cast_which_quotes_the_row_is_not_chained_and_a_harmless_one_is() -> None:
+    with pytest.raises(SparkscoreError, match="SPS-PREPARE") as caught, mapped(None):
+        raise PySparkException("org.apache.spark.SparkNumberFormatException: [CAST_INVALID_INPUT] The value 'cnry' of")
+    assert "cnry" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(SparkscoreError) as caught, mapped(None):
+        raise PySparkException("[PATH_NOT_FOUND] Path does not exist: file:/in.")
+    assert type(caught.value.__cause__) is PySparkException

@@ -34,11 +34,11 @@ except Exception as failure:
 
 
 @pytest.mark.parametrize(
-    ("source", "sink"), [("hdfs://n/in", "/out"), ("/in", "hdfs://n/out"), ("s3a://b/in", "gs://b/out")]
+    ("source", "sink"), [("abfss://c@n/in", "/out"), ("/in", "s3n://b/out"), ("s3a://b/in", "gs://b/out")]
 )
 def test_a_store_without_the_atomicity_of_a_disk_is_refused(source: str, sink: str) -> None:
     pipeline = load_pipeline(_DOCUMENT.format(source=source, sink=sink))
-    with pytest.raises(SparkscoreError, match=r"SPS-SPEC-LATER.*location on a local or mounted disk, or S3"):
+    with pytest.raises(SparkscoreError, match=r"SPS-SPEC-LATER.*location on a local or mounted disk, S3 or HDFS"):
         bound(None, pipeline)
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from pathlib import Path
+
 import pytest
 
+from sparkscore.errors import SparkscoreError
+from sparkscore.runtime.redaction import PATTERN
 from sparkscore.spark import sessions
+from sparkscore.spark.redaction import REDACTION_CONF, log_settings
 
 
 @pytest.fixture
@@ -50,7 +57,73 @@ def test_a_jvm_whose_collector_is_chosen_gets_no_second_one(
     made: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions.local_session(conf={"spark.driver.extraJavaOptions": "-XX:+UseG1GC"})
-    assert made[0]["spark.driver.extraJavaOptions"] == "-XX:+UseG1GC"
+    assert made[0]["spark.driver.extraJavaOptions"].endswith(" -XX:+UseG1GC")
+    assert "UseParallelGC" not in made[0]["spark.driver.extraJavaOptions"]
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseSerialGC")
     sessions.local_session()
-    assert "spark.driver.extraJavaOptions" not in made[1]
+    assert "GC" not in made[1]["spark.driver.extraJavaOptions"]
+
+
+def test_a_session_of_ours_keeps_secrets_out_of_sparks_event_log_and_rows_out_of_its_log_lines(
+    made: list[dict[str, str]],
+) -> None:
+    sessions.local_session()
+    assert REDACTION_CONF.items() <= made[0].items()
+    (option,) = (o for o in made[0]["spark.driver.extraJavaOptions"].split() if "log4j2" in o)
+    assert option == f"-Dlog4j2.configurationFile={log_settings().resolve().as_uri()}"
+    log, submit = (_properties(log_settings().parent / n) for n in (log_settings().name, "spark-redaction.properties"))
+    assert log["appender.console.layout.replace.regex"] == rf"'[^'\n]*'|{PATTERN}"
+    assert submit == REDACTION_CONF
+
+
+def _properties(file: Path) -> dict[str, str]:
+    lines = (line.partition(" = ") for line in file.read_text().splitlines() if not line.startswith("#"))
+    return {key: value.replace("\\\\", "\\") for key, _, value in lines}
+
+
+def test_only_a_master_of_this_machine_keeps_the_driver_to_the_loopback(
+    made: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_LOCAL_IP", "")  # put back after the test
+    monkeypatch.delenv("SPARK_LOCAL_IP")
+    sessions.local_session("yarn")
+    assert "SPARK_LOCAL_IP" not in os.environ
+    for master in (None, "local[2]", "local-cluster[2,1,1024]"):
+        sessions.local_session(master)
+    assert os.environ["SPARK_LOCAL_IP"] == "127.0.0.1"
+    assert [settings.get("spark.driver.host") for settings in made] == [None, *["127.0.0.1"] * 3]
+    assert [settings.get("spark.driver.bindAddress") for settings in made] == [None, *["127.0.0.1"] * 3]
+
+
+def test_a_connect_server_is_asked_for_a_session_and_given_no_setting(made: list[dict[str, str]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"sc://127.0.0.1:{server.getsockname()[1]}/;user_id=me"
+        sessions.local_session(url, {"spark.driver.extraJavaOptions": "-Dx=y"})
+    assert made == [{"spark.remote": url}]
+
+
+@pytest.mark.parametrize(
+    ("master", "told"),
+    [
+        ("spark://127.0.0.1:{port}", r"a Spark session of spark://127.0.0.1:\d+. Got 127.0.0.1:\d+: .*refused"),
+        ("spark://127.0.0.1:{port},localhost:{port}", r"127.0.0.1:\d+: .*refused; localhost:\d+: "),
+        ("sc://127.0.0.1:{port}/;token=canary", r"a Spark session of sc://127.0.0.1:\d+/. Got .*refused"),
+        ("sc://nowhere.invalid", r"Got nowhere.invalid: "),
+        ("spark://127.0.0.1:99999999999", r"Got 127.0.0.1:99999999999: "),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_named_at_once(made: list[dict[str, str]], master: str, told: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(SparkscoreError, match=told) as raised:
+        sessions.local_session(master.format(port=port))
+    assert (raised.value.code, raised.value.exit_code) == ("SPS-ENV-SPARK", 4)
+    assert "canary" not in str(raised.value)
+    assert made == []
+
+
+def test_one_of_several_masters_is_enough(made: list[dict[str, str]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        sessions.local_session(f"spark://nowhere.invalid:7077,127.0.0.1:{port}")
+    assert len(made) == 1

@@ -79,6 +79,15 @@ def test_it_stays_with_what_an_attempt_may_change_or_what_says_the_same(change: 
     assert digest(**change) == digest()
 
 
+def test_where_a_secret_is_found_does_not_change_it() -> None:
+    options = {"url": "jdbc:x://h/d", "dbtable": "t"}
+    found = {
+        fingerprint(load_pipeline({**DOCUMENT, "source": {"format": "jdbc", "options": options, **credentials}}))
+        for credentials in ({}, {"credentials": {"password": "env:A"}}, {"credentials": {"password": "env:B"}})
+    }
+    assert len(found) == 1
+
+
 def test_it_is_taken_after_variables() -> None:
     document = {**DOCUMENT, "source": {"format": "parquet", "location": "${place}"}}
     assert fingerprint(load_pipeline(document, {"place": "/in"})) == digest()

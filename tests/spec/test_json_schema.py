@@ -40,7 +40,7 @@ def test_what_loads_is_valid(text: str) -> None:
         ("modle", {}),
         ("stream", {}),
         ("version", 2),
-        ("source", {"format": "kafka"}),
+        ("source", {"frmat": "jdbc"}),
         ("model", {"uri": "/m", "device": "gpu"}),
         ("model", {"uri": "/m", "batch_size": 0}),
         ("inputs", {"x": {"colum": "a"}}),

@@ -18,6 +18,8 @@ URIS = [
     f"s3://AKIA:123/{CANARY}@bucket/m.onnx",
     f"https://me:{CANARY}@host:8080/m.onnx",
     f"hdfs://:{CANARY}@nn/m",
+    f"jdbc:oracle:thin:AKIA/{CANARY}@//host:1521/service",
+    f"jdbc:postgresql://host/db?user=AKIA&password={CANARY}",
     f"https://host/m?sig={CANARY}",
     f"https://host/m?a=1&access_token={CANARY}",
     f"https://host/m?X-Amz-Signature={CANARY}",
@@ -90,6 +92,16 @@ def test_an_option_whose_name_means_a_secret_is_refused_and_its_value_not_repeat
         with pytest.raises(SpecError) as caught:
             load(**{key: changed})
         assert CANARY not in f"{caught.value!s} {caught.value.context}"
+
+
+@pytest.mark.parametrize("key", [CANARY, f"env:{CANARY}", "file:relative", 7, "", ["env:K"]])
+def test_a_key_of_the_quarantine_is_given_by_its_name_alone_and_never_repeated(key: Any) -> None:
+    with pytest.raises(SpecError, match=r"quarantine\.key") as caught:
+        load(quarantine={"payload": "encrypted", "key": key})
+    assert CANARY not in f"{caught.value!s} {caught.value!r}"
+    with pytest.raises(SpecError, match=r"Key 'key' is missing.*openssl rand"):
+        load(quarantine={"payload": "encrypted"})
+    assert load(quarantine={"payload": "encrypted", "key": "env:K"}).quarantine.key == "env:K"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""What only a GPU can show: the provider that is active, its number formats, its memory, and a context that is lost."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+import pytest
+from onnx import helper
+
+from sparkscore.runtime.providers import CUDA
+from sparkscore.spec.scoring import ErrorPlan, InputPlan, Numbers, OutputPlan, ScoringPlan, SessionPlan, Tensor
+from tests.scoring import graphs
+from tests.scoring.test_guard import PLANT, N, children, guarded, perilous, plant
+from tests.scoring.test_scorer import FLAT_Y, batch, errors_of, run
+
+__all__ = ["plant"]  # a fixture
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CUDA not in ort.get_available_providers(), reason="this ONNX Runtime has no CUDA provider"),
+]
+
+ON_GPU = SessionPlan(device="cuda")
+POISON = 20
+# A kernel of the process that writes outside its memory: from then on CUDA refuses this process every call.
+LOSES_CONTEXT = """
+    if -6.0 in marks:
+        import cupy
+        try:
+            cupy.RawKernel('extern "C" __global__ void bad() { *(volatile int*)16 = 1; }', "bad")((1,), (1,), ())
+            cupy.cuda.runtime.deviceSynchronize()
+        except Exception:
+            pass
+"""
+GPU_PLANT = PLANT.replace("    return call(", f"{LOSES_CONTEXT}    return call(")
+KINDS = {
+    "SIGSEGV": (-1.0, "SPS-ROW-CRASH", "P4", "signal 11"),
+    "SIGKILL": (-2.0, "SPS-ROW-CRASH", "P6", "signal 9"),
+    "silent exit": (-4.0, "SPS-ROW-CRASH", "P6", "exit code 0"),
+    "hang": (-5.0, "SPS-ROW-TIMEOUT", "P8", "CallTimeout"),
+    "lost context": (-6.0, "SPS-ROW-CRASH", "G2", "Fail"),
+}
+
+
+def on_gpu(plan, **changes):
+    return replace(plan, session=replace(ON_GPU, **changes))
+
+
+def wide(width):
+    """y[n] = the largest of `width` squares of x: as many numbers a row as the GPU must hold, twice."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "last"], ["column"]),
+        helper.make_node("Expand", ["column", "wide"], ["spread"]),
+        helper.make_node("Mul", ["spread", "spread"], ["squares"]),
+        helper.make_node("ReduceMax", ["squares"], ["y"], axes=[1], keepdims=0),
+    ]
+    constants = [("last", np.int64([1])), ("wide", np.int64([1, width]))]
+    return graphs.graph(nodes, [("x", graphs.FLOAT, ["n"])], [("y", graphs.FLOAT, ["n"])], constants)
+
+
+def wide_plan(folder, width, guard):
+    ref = graphs.write(folder / "wide", wide(width))
+    session = replace(ON_GPU, providers=(("cuda", (("gpu_mem_limit", str(2**30)),)),))
+    plan = ScoringPlan(ref, (InputPlan("x", "float32", (), (Numbers(("a",)),)),), FLAT_Y, ("id",), session=session)
+    return replace(plan, on_error=ErrorPlan(guard=guard))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_that_takes_its_process_or_its_gpu_along_costs_that_row(kind, tmp_path, plant):
+    value, code, class_id, error_type = KINDS[kind]
+    plan, clean = perilous(tmp_path, {})
+    undisturbed, here = run(on_gpu(plan), clean)
+    assert here.session.provider == CUDA
+    _, poisoned = perilous(tmp_path, {POISON: ("x", [value, 0.0])})
+    plant(GPU_PLANT)
+    before = children()
+    table, scorer = run(on_gpu(guarded(plan, batch_timeout_s=5.0, grace_s=0.1)), poisoned)
+    assert scorer.session.provider == CUDA
+    found = {row: (e["error_code"], e["error_class"], e["error_type"]) for row, e in errors_of(table).items()}
+    assert found == {POISON: (code, class_id, error_type)}
+    good = np.setdiff1d(np.arange(N), POISON)
+    assert table["y"].take(good).to_numpy().tobytes() == undisturbed["y"].take(good).to_numpy().tobytes()
+    assert children() <= before
+    again, _ = run(on_gpu(plan), clean, scorer=here)  # this process's own context is as it was
+    assert again["y"].equals(undisturbed["y"])
+
+
+def test_without_a_guard_a_lost_context_is_an_error_that_ends_the_worker(tmp_path, plant):
+    plan, poisoned = perilous(tmp_path, {POISON: ("x", [-6.0, 0.0])})
+    (tmp_path / "plan").write_bytes(pickle.dumps((on_gpu(plan), poisoned)))
+    plant(GPU_PLANT)
+    text = "import pickle, sys; from tests.scoring.test_scorer import run; run(*pickle.load(open(sys.argv[1], 'rb')))"
+    ended = subprocess.run([sys.executable, "-c", text, str(tmp_path / "plan")], capture_output=True, text=True)
+    assert ended.returncode
+    assert "[SPS-CLUSTER-WORKER] Expected a usable GPU context." in ended.stderr
+
+
+@pytest.mark.parametrize("guard", ["off", "always"])
+def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(guard, tmp_path):
+    plan = wide_plan(tmp_path, 2**20, guard)
+    table, scorer = run(plan, batch(id=pa.array(range(1000), pa.int64()), a=pa.array(range(1000), pa.float32())))
+    assert not errors_of(table)
+    assert table["y"].to_pylist() == [float(row) ** 2 for row in range(1000)]
+    assert scorer.counts.oom_splits > 0
+
+
+@pytest.mark.parametrize("guard", ["off", "always"])
+def test_a_row_too_large_for_the_gpu_is_named_so(guard, tmp_path):
+    plan = wide_plan(tmp_path, 2**29, guard)
+    table, _ = run(plan, batch(id=pa.array([7], pa.int64()), a=pa.array([1.0], pa.float32())))
+    assert {row: (e["error_code"], e["error_class"]) for row, e in errors_of(table).items()} == {
+        7: ("SPS-ROW-OOM", "G1")
+    }
+
+
+def test_numbers_are_those_of_float32_and_tf32_only_when_asked_for(tmp_path):
+    random = np.random.default_rng(7)
+    rows, weights = random.random((256, 1024), np.float32), random.random((1024, 64), np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = graphs.graph([node], [("x", graphs.FLOAT, ["n", 1024])], [("y", graphs.FLOAT, ["n", 64])], [("w", weights)])
+    inputs = (InputPlan("x", "float32", (1024,), (Tensor(("x",), shape=(1024,)),)),)
+    ref = graphs.write(tmp_path / "product", model)
+    plan = ScoringPlan(ref, inputs, (OutputPlan("y", "y", "float32", 1),), ("id",))
+    data = batch(id=pa.array(range(256), pa.int64()), x=pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 1024))
+    exact = rows.astype(np.float64) @ weights.astype(np.float64)
+    deviation = {}
+    for precision in ("as_is", "tf32"):
+        table, _ = run(on_gpu(plan, precision=precision), data)
+        deviation[precision] = float(np.max(np.abs(np.array(table["y"].to_pylist()) - exact) / exact))
+    assert deviation["as_is"] < 1e-5 < deviation["tf32"]
