@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
     proxy: FaultyProxy
 
     def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         self.proxy.seen.append(self.command)
         fault = self.proxy.next_fault()
         if fault in ("503", "403"):
@@ -78,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "stale" and self.path in self.proxy.listings:
             return self._answer(*self.proxy.listings[self.path])
         target = http.client.HTTPConnection(self.proxy.target, timeout=30)
-        target.request(self.command, self.path, body, dict(self.headers.items()))  # signed as they are, Host included
+        sent = {k: v for k, v in self.headers.items() if k.lower() != "transfer-encoding"}
+        target.request(self.command, self.path, body, sent)  # signed as they are, Host included
         answer = target.getresponse()
         data = answer.read()
         target.close()
@@ -87,10 +88,22 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if fault == "forgotten" and answer.status == 412:
             return self._answer(200, {}, b"")
-        headers = {k: v for k, v in answer.getheaders() if k.lower() not in _OF_THE_CONNECTION}
+        of_connection = _OF_THE_CONNECTION - ({"content-length"} if self.command == "HEAD" else set())
+        headers = {k: v for k, v in answer.getheaders() if k.lower() not in of_connection}
         if self.command == "GET" and "list-type=2" in self.path and answer.status == 200:
             self.proxy.listings.setdefault(self.path, (answer.status, headers, data))
         return self._answer(answer.status, headers, data, len(data) // 2 if fault == "broken" else len(data))
+
+    def _body(self) -> bytes:
+        """Read the request's body, of which pyarrow does not tell the length before."""
+        if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _pass_on
 
@@ -103,7 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
+        if not any(name.lower() == "content-length" for name in headers):  # a HEAD tells that of what it does not send
+            self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data[:sent])
         self.close_connection = self.close_connection or (sent is not None and sent < len(data))

@@ -52,6 +52,7 @@ def _killed(stage: Stage, count: int, **keys: Any) -> Seen:
 def _counted(stage: Stage, orders: dict[str, object], disturbed: Callable[[], Run], keys: dict[str, Any]) -> Seen:
     """Run once under a fault and once without, and compare what the tasks would have counted with what is committed."""
     note = stage.folder / "calls"
+    stage.expected()  # before the counting
     _give({**orders, "note": str(note)})
     try:
         run = disturbed()

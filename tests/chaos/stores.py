@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkscore.errors import SparkscoreError
+from sparkscore.runtime import files
 from tests.chaos.inputs import mounted
 from tests.chaos.stage import Seen, Stage
 from tests.faults import Fault, faulty_proxy
@@ -89,9 +89,11 @@ def faulty_s3(stage: Stage) -> Seen:
     proxy, bucket = _S3["proxy"], _S3["server"].folder / "lake"
     stage.data()
     stage.expected()
-    lake = bucket / stage.folder.name
-    shutil.copytree(stage.folder, lake)
-    stage.folder, stage.root = lake, f"s3a://lake/{lake.name}"
+    lake = bucket / stage.folder.name  # where the server keeps the objects, for the second reader
+    stage.root = f"s3a://lake/{lake.name}"
+    for path in (*(stage.folder / "in").iterdir(), stage.folder / "linear.onnx"):
+        files.write_bytes(f"{stage.root}/{path.relative_to(stage.folder)}", path.read_bytes())
+    stage.folder = lake
     rates, named = _KINDS[stage.seed % len(_KINDS)]
     proxy.rng, proxy.spoilt = stage.rng, 0
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.ledger import claims
+from sparkscore.ledger import claims, heartbeats
 from sparkscore.ledger.heartbeats import Owner
 from sparkscore.ledger.store import Store
 from sparkscore.run import batch, folding
@@ -99,10 +99,12 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             stand_ins.put(patch)
             staged.put(patch)
-            patch.setattr(claims, "time", SimpleNamespace(monotonic=lambda: self.clock_s, sleep=self._sleep))
-            patch.setattr(claims.Claim, "_beat", lambda *_: None)
-            patch.setattr(claims, "this_process", lambda: _owner(current().number))
-            patch.setattr(claims, "_start_of", lambda pid: None if self.drivers[pid].gone else "0")
+            for module in (claims, heartbeats):
+                patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.clock_s, sleep=self._sleep))
+                patch.setattr(module, "this_process", lambda: _owner(current().number))
+            for name in ("beat", "__enter__", "__exit__"):
+                patch.setattr(heartbeats.Heartbeat, name, lambda *_: None)
+            patch.setattr(heartbeats, "_start_of", lambda pid: None if self.drivers[pid].gone else "0")
             patch.setattr(batch, "open_store", lambda _: current().store)
             if "proof" in self.broken:
                 stand_ins.without_looking(patch)
