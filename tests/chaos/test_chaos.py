@@ -22,11 +22,11 @@ PAIRS = ("F1,F16", "F2,F13", "F7,F9", "F3,F15", "F21", "F5,F28", "F8,F12", "F6,F
 @pytest.mark.spark
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_todays_faults_and_crash_points_leave_every_row_exact() -> None:
+def test_todays_faults_and_crash_point_leave_every_row_exact() -> None:
     day = datetime.now(UTC).toordinal()
     names = PAIRS[day % len(PAIRS)].split(",")
     if {f.group for f in FAULTS if f.id in names} == {"local"}:
-        names += [_point(2 * day), _point(2 * day + 1)]
+        names.append(_point(day))
     command = [sys.executable, "-m", "tests.chaos", "--only", ",".join(names), "--seeds", "1", "--seed", str(day)]
     print(" ".join(command[1:]))
     done = subprocess.run(command, capture_output=True, text=True, cwd=HOME)
@@ -36,7 +36,7 @@ def test_todays_faults_and_crash_points_leave_every_row_exact() -> None:
 
 def _point(number: int) -> str:
     every = [f"{point}-{when}-{how}" for point in POINTS for when in ("before", "after") for how in HOWS]
-    return every[number * 25 % len(every)]  # 25 and 72 have no common divisor: in 36 days each has had its turn
+    return every[number * 25 % len(every)]  # 25 and 72 have no common divisor: in 72 days each has had its turn
 
 
 def test_each_fault_has_its_day() -> None:
