@@ -37,6 +37,7 @@ __all__ = [
     "write_bytes",
 ]
 
+_S3_TRIES = 8  # of a request; pyarrow's own 3 are too few for the bursts of 503 with which S3 slows its clients down
 _DENIED = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID", "HTTP status 403")
 
 
@@ -253,7 +254,8 @@ def _s3(endpoint: str | None, region: str | None, bucket: str | None) -> fs.File
     """Make one client for each store; it reads changed credentials of the environment at each request."""
     from pyarrow import fs
 
-    options: dict[str, Any] = {"region": fs.resolve_s3_region(bucket) if bucket else region}
+    tries = fs.AwsStandardS3RetryStrategy(max_attempts=_S3_TRIES)
+    options: dict[str, Any] = {"region": fs.resolve_s3_region(bucket) if bucket else region, "retry_strategy": tries}
     if endpoint:
         options["endpoint_override"] = endpoint
     return fs.S3FileSystem(**{name: value for name, value in options.items() if value})

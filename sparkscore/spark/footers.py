@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sparkscore.errors import error
 from sparkscore.runtime import files
 
 __all__ = ["RESULT", "Footers", "Read", "kind_of", "orc_footer", "parquet_footer"]
@@ -56,7 +57,11 @@ class Footers:
             with filesystem.open_input_file(bare) as source:
                 rows, schema = self._read(source)
         except (pa.ArrowException, OSError) as cause:
-            return *facts, None, "SPS-DATA-FILE", str(cause).splitlines()[0][:200]
+            told = str(cause).splitlines()[0][:200]
+            if told.startswith("AWS Error"):  # the store's answer, which says nothing of the file
+                wanted = f"Expected to reach {path}. Got {told}."
+                raise error("SPS-CLUSTER-STORAGE", wanted, "Look at the store; try again.", file=path) from cause
+            return *facts, None, "SPS-DATA-FILE", told
         problem = self._column_problem(schema)
         return *facts, rows, "SPS-DATA-COLUMN" if problem else None, problem
 

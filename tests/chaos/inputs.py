@@ -77,7 +77,7 @@ def drift(stage: Stage) -> Seen:
             table.drop_columns("b") if kind == "missing" else table.rename_columns(["id", "a", "B2", "c"]), path
         )
     ended = stage.ends(codes=["SPS-DATA-COLUMN"])
-    stage.holds(not list(stage.sink.glob("*.parquet")), "rows were written")
+    stage.holds(not list((stage.sink / "_delta_log").glob("*.json")), "rows were committed")
     unprotected = str(stage.plain(stage.folder / "plain"))
     path.write_bytes(whole)
     stage.run("mended")

@@ -12,6 +12,8 @@ import pytest
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger import s3_store
 from sparkscore.ledger.s3_store import S3Store
+from sparkscore.runtime import files
+from sparkscore.spark.footers import Footers, parquet_footer
 from tests.faults import FaultyProxy, faulty_proxy
 from tests.servers import S3Server
 
@@ -158,3 +160,17 @@ def test_a_store_that_does_not_answer_is_named(s3: S3Server, monkeypatch) -> Non
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(SparkscoreError, match=r"SPS-CLUSTER-STORAGE.*EndpointConnectionError"):
         S3Store("s3a://ledgers/r").get("x")
+
+
+def test_a_store_that_does_not_give_a_footer_says_nothing_of_the_file(
+    s3: S3Server, proxy: FaultyProxy, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(files, "_S3_TRIES", 2)
+    place = f"{s3.bucket('inputs')}/{tmp_path.name}.parquet"
+    files.write_bytes(place, b"no Parquet")
+    look = Footers(parquet_footer, (), absent_is_null=False)._look
+    assert look(place)[4] == "SPS-DATA-FILE"
+    proxy.faults = ["none", "none", *["503"] * 100]
+    with pytest.raises(SparkscoreError, match=r"\[SPS-CLUSTER-STORAGE\].*503"):
+        look(place)
+    proxy.faults = []
