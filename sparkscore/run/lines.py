@@ -13,6 +13,7 @@ from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store, open_store
 from sparkscore.run.delta_line import DeltaLine
 from sparkscore.run.line import Line
+from sparkscore.run.publishing import foreign_options
 from sparkscore.run.staged_line import StagedLine
 from sparkscore.runtime import files
 from sparkscore.spark.commit import assert_same_columns, check_sink, table_of
@@ -120,7 +121,7 @@ def _look_at_foreign(spark: SparkSession, sink: Sink) -> str:
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
-    reader = spark.read.format(sink.format).options(**sink.options)
+    reader = spark.read.format(sink.format).options(**foreign_options(sink))
     told = ""
     try:
         (reader.load(sink.location) if sink.location else reader.load()).schema  # noqa: B018  # asks the source

@@ -15,13 +15,14 @@ from sparkscore.run.stage import Manifest, Stage, shows_folders
 from sparkscore.spark.commit import count_rows, discard, publish_app_id, published_at, table_of, write_run
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.flat import flattened, nested
+from sparkscore.spark.rows import secrets_of
 from sparkscore.spark.unit_files import Layout
 from sparkscore.spark.views import make_views
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["Publication", "publication_of"]
+__all__ = ["Publication", "foreign_options", "publication_of"]
 
 _MAX_COMMIT_TRIES = 3
 _DELIVERED = "delivered"
@@ -150,8 +151,8 @@ class _Delivery(Publication):
             self.stage.assert_open()
             frame = self.stage.read([manifest])
             if frame is not None:
-                writer = flattened(frame).write.format(self._sink.format).mode("append").options(**self._sink.options)
-                writer.save(self._sink.location)
+                writer = flattened(frame).write.format(self._sink.format).mode("append")
+                writer.options(**foreign_options(self._sink)).save(self._sink.location)
             self.stage.mark(_DELIVERED, manifest.unit_seq)
 
     def rows(self) -> DataFrame | None:
@@ -161,7 +162,7 @@ class _Delivery(Publication):
         manifests = self.stage.manifests(self.stage.committed())
         if not manifests:
             return None
-        reader = self._spark.read.format(self._sink.format).options(**self._sink.options)
+        reader = self._spark.read.format(self._sink.format).options(**foreign_options(self._sink))
         there = reader.load(self._sink.location) if self._sink.location else reader.load()
         return nested(there.where(F.col("_ss_run_id") == self._run_id), manifests[0].struct)
 
@@ -196,6 +197,11 @@ def publication_of(spark: SparkSession, sink: Any, ledger: Store, plan: Plan) ->
         return _DeltaCommit(spark, sink, ledger, plan, Layout("parquet"))
     layout = Layout(sink.format, sink.partition_by, tuple(sorted(sink.options.items())))
     return Publication(spark, sink, ledger, plan, layout)
+
+
+def foreign_options(sink: Any) -> dict[str, str]:
+    """Give the options of a sink for Spark, with the secrets that it refers to."""
+    return {**sink.options, **secrets_of(sink.credentials, "sink.credentials")}
 
 
 def _for_spark(root: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-__all__ = ["Rows", "assert_types", "copy_rows", "rounded_columns"]
+__all__ = ["Rows", "assert_types", "copy_rows", "rounded_columns", "secrets_of"]
 
 # A unit is whole files, so the rows of a file are the least that a resume repeats; about a second of scoring.
 _ROWS_PER_FILE = 100_000
@@ -114,7 +114,9 @@ class Rows:
                 return spark.read.table(self.table)
             given = {name.lower() for name, _ in (*self.options, *self.credentials)}
             defaults = {k: v for k, v in _DEFAULTS.get(self.format.lower(), {}).items() if k not in given}
-            reader = spark.read.format(self.format).options(**defaults, **dict(self.options), **self._secrets())
+            reader = spark.read.format(self.format).options(
+                **defaults, **dict(self.options), **secrets_of(dict(self.credentials), "source.credentials")
+            )
             if self.ddl:
                 reader = reader.schema(self.ddl)
             return reader.load(list(self.locations)) if len(self.locations) > 1 else reader.load(*self.locations)
@@ -171,23 +173,30 @@ class Rows:
             at="source.format",
         )
 
-    def _secrets(self) -> dict[str, str]:
-        found = {}
-        for name, reference in self.credentials:
-            variable = reference.removeprefix("env:")
-            value = os.environ.get(variable)
-            if not value:
-                raise error(
-                    "SPS-ENV-ACCESS",
-                    f"Expected the environment variable {variable}, to which source.credentials.{name} refers. "
-                    "Got none.",
-                    "Set it for the driver's process.",
-                )
-            found[name] = value
-        return found
-
     def _values(self) -> list[str]:
         return [v for _, reference in self.credentials if (v := os.environ.get(reference.removeprefix("env:")))]
+
+
+def secrets_of(references: Mapping[str, str], key: str) -> dict[str, str]:
+    """Read what references to secrets refer to; `key` says where they stand in the pipeline file.
+
+    Raises
+    ------
+    ClusterError
+        `SPS-ENV-ACCESS` for a variable that is not set.
+    """
+    found = {}
+    for name, reference in references.items():
+        variable = reference.removeprefix("env:")
+        value = os.environ.get(variable)
+        if not value:
+            raise error(
+                "SPS-ENV-ACCESS",
+                f"Expected the environment variable {variable}, to which {key}.{name} refers. Got none.",
+                "Set it for the driver's process.",
+            )
+        found[name] = value
+    return found
 
 
 def _cause_of(cause: BaseException) -> str:

@@ -31,7 +31,8 @@ def fingerprint(pipeline: Pipeline) -> str:
     because it admits models whose rows depend on their neighbours. No secret can be in it: the file holds none.
     """
     found = pipeline.model_dump(mode="json", by_alias=True, include=set(_DECIDING), exclude_defaults=True)
-    found["source"].pop("credentials", None)  # where a secret is found decides no row
+    for key in ("source", "sink"):
+        found[key].pop("credentials", None)  # where a secret is found decides no row
     found["prepare"] = [_in_order(step) for step in found.get("prepare", ())]
     found["model"].pop("providers", None)
     if pipeline.model.batch_size != 1:

@@ -125,6 +125,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "replace_where": "with mode: overwrite, the SQL predicate of the rows that the run replaces",
         "partition_by": "columns that partition the table",
         "options": "Spark's writer options",
+        "credentials": "options whose values are secrets -> env:NAME, where the driver finds them",
         "provenance": "source pointers on error rows only, or full: on all",
         "publish": "progressive: units are visible as they commit; atomic: the run as a whole",
     },

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from sparkscore.spec.fields import Closed, Place, Text, near, refused
-from sparkscore.spec.source import Options
+from sparkscore.spec.source import Options, References, refuse_twice
 
 __all__ = ["FILE_FORMATS", "FLAT_FORMATS", "Sink"]
 
@@ -64,6 +64,7 @@ class Sink(Closed):
     replace_where: Text | None = None
     partition_by: tuple[Text, ...] = ()
     options: Annotated[Options, AfterValidator(_sink_options)] = {}
+    credentials: References = {}
     provenance: Literal["errors", "full"] = "errors"
     publish: Literal["progressive", "atomic"] = "progressive"
 
@@ -110,6 +111,11 @@ class Sink(Closed):
         if self.replace_where is not None and self.mode != "overwrite":
             message = "Expected mode: overwrite with replace_where, got append"
             raise refused("SPS-SPEC-VALUE", message, "Write `mode: overwrite` and `publish: atomic`.", "sink.mode")
+        if self.credentials and not self.is_foreign:
+            message = f"Expected credentials only with a database or a format like it, got them with {self.format}"
+            fix = "Take `credentials` out: files and tables are reached by the identity of the session or the machine."
+            raise refused("SPS-SPEC-VALUE", message, fix, "sink.credentials")
+        refuse_twice(self.options, self.credentials)
         if self.partition_by and self.is_foreign:
             message = f"Expected partition_by only with delta and files, got it with {self.format}"
             raise refused("SPS-SPEC-VALUE", message, "Take `partition_by` out.", "sink.partition_by")

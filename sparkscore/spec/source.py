@@ -95,6 +95,18 @@ def _references(value: Any) -> Any:
     return value
 
 
+References = Annotated[dict[Text, Text], BeforeValidator(_references)]
+
+
+def refuse_twice(options: Mapping[str, str], credentials: Mapping[str, str]) -> None:
+    """Refuse an option that is given, and referred to as a secret too."""
+    given = {name.lower() for name in options}
+    twice = [name for name in credentials if name.lower() in given]
+    if twice:
+        message = f"Expected {twice[0]!r} in options or in credentials, got it in both"
+        raise refused("SPS-SPEC-VALUE", message, "Keep one of them.")
+
+
 class Source(Closed):
     """The rows: a format and a place, or a table, and what of it is the input."""
 
@@ -106,7 +118,7 @@ class Source(Closed):
     where: Text | None = None
     version: Count | None = None
     timestamp: Text | None = None
-    credentials: Annotated[dict[Text, Text], BeforeValidator(_references)] = {}
+    credentials: References = {}
 
     @property
     def has_files(self) -> bool:
@@ -126,11 +138,8 @@ class Source(Closed):
         if self.credentials and (self.has_files or self.table):
             fix = "Take `credentials` out: files and tables are reached by the identity of the session or the machine."
             raise refused("SPS-SPEC-VALUE", "Expected credentials only where options take them", fix)
+        refuse_twice(self.options, self.credentials)
         options = {name.lower(): value for name, value in self.options.items()}
-        twice = [name for name in self.credentials if name.lower() in options]
-        if twice:
-            message = f"Expected {twice[0]!r} in options or in credentials, got it in both"
-            raise refused("SPS-SPEC-VALUE", message, "Keep one of them.")
         infers = options.get("inferschema", "").lower() == "true"
         if self.format in ("csv", "json") and self.table is None and not self.schema_ and not infers:
             fix = 'Write `schema: "id bigint, amount double"`, or set options.inferSchema to true.'

@@ -50,7 +50,19 @@ def test_a_driver_that_is_killed_goes_on_with_the_rows_as_they_were_copied(pg: P
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and PASSWORD.encode() in p.read_bytes()]
 
 
-def _command(folder: Path, source: dict[str, Any]) -> list[str]:
+def test_scores_go_to_a_database_whose_password_is_in_no_file(pg: Postgres, tmp_path: Path) -> None:
+    pg.sql(ROWS_IN_SQL.format(last=99, bad=7))
+    source = pg.source(dbtable="tx")
+    sink = {"format": "jdbc", **pg.source(dbtable="scores")}
+    done = subprocess.run(_command(tmp_path, source, sink), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["quarantined_rows"] == 1
+    assert pg.sql("SELECT count(*), count(score), count(DISTINCT id) FROM scores") == "100|99|100"
+    assert PASSWORD not in done.stdout + done.stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and PASSWORD.encode() in p.read_bytes()]
+
+
+def _command(folder: Path, source: dict[str, Any], sink: dict[str, Any] | None = None) -> list[str]:
     document = {
         "version": 1,
         "name": "t",
@@ -59,7 +71,7 @@ def _command(folder: Path, source: dict[str, Any]) -> list[str]:
         "inputs": {"x": ["a", "b", "c"]},
         "outputs": {"score": "y[:, 0]"},
         "keys": ["id"],
-        "sink": {"format": "delta", "location": str(folder / "out")},
+        "sink": sink or {"format": "delta", "location": str(folder / "out")},
         "ledger": str(folder / "ledger"),
     }
     (folder / "p.yaml").write_text(yaml.safe_dump(document))
