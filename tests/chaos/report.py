@@ -92,7 +92,7 @@ def page(played: Sequence[dict[str, Any]]) -> str:
         "\n## Faults\n| | fault | seeds | rows | how it ended | without protection | s |\n",
         "|---|---|---|---|---|---|---|\n",
         "\n".join(rows),
-        "\n\nNot of batch runs, or not here: F18 needs a GPU; F23 and F24 are of streams.\n",
+        "\n\nNot here: F18 needs a GPU, and `tests/scoring/test_gpu.py` plays it on one; F23 and F24 are of streams.\n",
         _POINTS_HEAD,
         "\n".join(points),
         "\n",
