@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -67,6 +68,10 @@ def everything(folder: Path) -> str:
 def _text(file: Path) -> str:
     if file.suffix == ".parquet" and not file.name.startswith("."):
         return str(pq.ParquetFile(file).read().to_pylist())
+    if file.parent.name == "plans" and file.suffix == ".json":
+        plan = json.loads(file.read_text())
+        del plan["spec"]  # the pipeline in its author's words, by which a run is resumed without the file
+        return json.dumps(plan, ensure_ascii=False)
     return file.read_bytes().decode("latin-1")
 
 
