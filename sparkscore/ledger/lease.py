@@ -35,6 +35,8 @@ class Lease:
         ``_lease/beat/<n>.json`` is the heartbeat of a ticket, which beats while it waits or is held.
     timeout_s : float
         How long one and the same ticket may be waited for.
+    run_id : str, optional
+        The run that writes. A ticket of the same run is an earlier attempt's, which has been passed over by a claim.
     interval_s : float
         Seconds between heartbeats. The ticket of a writer that died is passed at once on its own machine, elsewhere
         after two of them.
@@ -50,8 +52,11 @@ class Lease:
     what the proof of each commit is for (docs/decisions/0013).
     """
 
-    def __init__(self, store: Store, *, timeout_s: float, interval_s: float = HEARTBEAT_S) -> None:
+    def __init__(
+        self, store: Store, *, timeout_s: float, run_id: str | None = None, interval_s: float = HEARTBEAT_S
+    ) -> None:
         self._store = store
+        self._run_id = run_id
         self._timeout_s = timeout_s
         self._interval_s = interval_s
         self._ticket = 0
@@ -95,7 +100,7 @@ class Lease:
         try:
             listed = (name.removesuffix(".json") for name in self._store.names(_FOLDER))
             number = max((int(name) for name in listed if name.isdigit()), default=0) + 1
-            mine = json.dumps(asdict(this_process())).encode()
+            mine = json.dumps({**asdict(this_process()), "run_id": self._run_id}).encode()
             while not self._store.put_if_absent(_ticket(number), mine):
                 number += 1
             self._heart = Heartbeat(self._store, _beat(number), self._interval_s, state="waiting")
@@ -121,11 +126,12 @@ class Lease:
         """Wait until a ticket is no hindrance; tell whether those before it are none either."""
         owner: dict[str, Any] = json.loads(self._store.get(_ticket(number)) or b"{}")
         watch = Watch(self._store, _beat(number), owner, self._interval_s)
+        is_ours = self._run_id is not None and owner.get("run_id") == self._run_id
         began = time.monotonic()
         told = False
         while True:
             state = watch.look().get("state", "waiting")
-            if state in ("done", "left") or watch.is_dead():
+            if state in ("done", "left") or is_ours or watch.is_dead():
                 return state in ("done", "held")
             waited_s = time.monotonic() - began
             if waited_s > self._timeout_s:

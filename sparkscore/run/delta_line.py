@@ -161,7 +161,7 @@ class DeltaLine:
     def _leased(self) -> AbstractContextManager[None]:
         """Keep other writers of ours from the table, by one lease for the whole run."""
         if self._lease is None:
-            self._lease = lease_of_table(self._spark, self._table)
+            self._lease = lease_of_table(self._spark, self._table, self._run_id)
         return self._lease()
 
     def _commits(self, limit: int | None = None) -> list[Commit]:

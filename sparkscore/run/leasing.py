@@ -22,7 +22,7 @@ _VARIABLE = "SPARKSCORE_LEASE_TIMEOUT_S"
 
 
 def lease_of(
-    spark: SparkSession, location: str, timeout_s: float | None = None
+    spark: SparkSession, location: str, timeout_s: float | None = None, run_id: str | None = None
 ) -> Callable[[], AbstractContextManager[None]]:
     """Give what keeps other writers of ours from a Delta table: ``with held():`` around each of its commits.
 
@@ -35,6 +35,9 @@ def lease_of(
     timeout_s : float, optional
         How long a live writer is waited for; by default ``SPARKSCORE_LEASE_TIMEOUT_S``, else 600.
 
+    run_id : str, optional
+        The run that writes its rows, for which a lease of its earlier attempt is no hindrance.
+
     Raises
     ------
     SpecError
@@ -42,13 +45,13 @@ def lease_of(
     """
     if takes_several_writers(spark, location):
         return nullcontext
-    return Lease(open_store(location), timeout_s=_timeout_s() if timeout_s is None else timeout_s).held
+    return Lease(open_store(location), timeout_s=_timeout_s() if timeout_s is None else timeout_s, run_id=run_id).held
 
 
-def lease_of_table(spark: SparkSession, table: DeltaTable) -> Callable[[], AbstractContextManager[None]]:
-    """Give the lease of a table that is named by its place or in the catalog; none of one that is not there yet."""
+def lease_of_table(spark: SparkSession, table: DeltaTable, run_id: str) -> Callable[[], AbstractContextManager[None]]:
+    """Give a run the lease of its sink, by place or by name in the catalog; none of one that is not there yet."""
     place = table.place(spark)
-    return nullcontext if place is None else lease_of(spark, place)
+    return nullcontext if place is None else lease_of(spark, place, run_id=run_id)
 
 
 def takes_several_writers(spark: SparkSession, location: str) -> bool:

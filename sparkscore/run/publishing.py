@@ -104,7 +104,7 @@ class _DeltaCommit(Publication):
         try:
             table = table_of(self._sink)
             table.make(frame, self._sink.partition_by)
-            with mapped(self._spark, run=self._run_id), lease_of_table(self._spark, table)():
+            with mapped(self._spark, run=self._run_id), lease_of_table(self._spark, table, self._run_id)():
                 write_run(frame, self._sink, self._run_id, attempt, self._plan.sha256)
         except SparkscoreError as failure:
             if failure.code != "SPS-FENCED":
@@ -127,7 +127,7 @@ class _DeltaCommit(Publication):
     def take_back(self) -> None:
         """Delete the run's rows in one commit, and close the table to the run's transaction."""
         table = table_of(self._sink)
-        with lease_of_table(self._spark, table)():
+        with lease_of_table(self._spark, table, self._run_id)():
             discard(self._spark, table, self._run_id, (publish_app_id(self._run_id), 0))
 
     def _assert_rows(self, rows: Mapping[int, int], version: int) -> None:

@@ -196,3 +196,16 @@ def _holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_an_earlier_attempt_of_the_same_run_is_no_hindrance_since_a_claim_has_passed_it(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with Lease(store, timeout_s=0, run_id="r1").held():
+        for other in ("r2", None):
+            with (
+                pytest.raises(SparkscoreError, match="SPS-CLUSTER-LEASE"),
+                Lease(store, timeout_s=0, run_id=other).held(),
+            ):
+                pass
+        with Lease(store, timeout_s=0, run_id="r1").held():
+            pass

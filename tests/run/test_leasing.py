@@ -74,7 +74,7 @@ def test_the_fold_of_a_table_that_is_kept_is_left_to_a_later_one(
     tables = tmp_path / "out_ledger" / "tables"
     with Lease(LocalStore(tables / "runs"), timeout_s=0).held():
         assert pipeline().run(spark, run_id="r1").state == "SUCCEEDED"
-    assert "run r1: left to a later fold of runs" in caplog.text
+    assert "run r1: left to a later fold of the table runs" in caplog.text
     assert not (tables / "units").exists()
     assert pipeline().run(spark, run_id="r1").summary().repeated
     assert delta_rows(tables / "runs")["state"].to_pylist() == ["SUCCEEDED"]

@@ -150,7 +150,7 @@ def test_without_receipts_a_row_that_is_lost_or_added_still_opens_the_balance(
     spark, pipeline, tmp_path: Path, no_receipts, monkeypatch
 ) -> None:
     write_rows(tmp_path / "in", ROWS, 1)
-    honest = batch.prove
+    honest = attempt.prove
 
     def one_row_more(session: Any, plan: Any, *args: Any) -> Any:
         sink = str(tmp_path / "out")
