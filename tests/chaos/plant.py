@@ -1,6 +1,6 @@
 """Faults of a scoring process, planted where a native library would have them: in ONNX Runtime's own call.
 
-Imported by every Python of a group's session as `sitecustomize`. What happens hangs on the rows of the call and on the
+Imported by every Python of a group's session as `sitecustomize`, and planted by that name alone. What happens hangs on the rows of the call and on the
 orders in a file that the kit writes.
 """
 
@@ -60,9 +60,10 @@ def _plant(runtime):
     runtime.InferenceSession.run = run
 
 
-try:
-    import onnxruntime
-except ImportError:
-    pass
-else:
-    _plant(onnxruntime)
+if __name__ == "sitecustomize":  # the kit itself imports the marks alone
+    try:
+        import onnxruntime
+    except ImportError:
+        pass
+    else:
+        _plant(onnxruntime)

@@ -208,7 +208,8 @@ def test_two_drivers_that_show_one_run_at_once_show_it_once(
         show(publication, *args)
 
     monkeypatch.setattr(kind, "show", second_first)
-    job.run(spark, run_id="r1")
+    with pytest.raises(SparkscoreError, match="SPS-FENCED"):
+        job.run(spark, run_id="r1")
     assert READERS[line][1](tmp_path / "out") == expected()
 
 
