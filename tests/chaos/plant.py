@@ -1,7 +1,7 @@
 """Faults of a scoring process, planted where a native library would have them: in ONNX Runtime's own call.
 
-Imported by every Python of a group's session as `sitecustomize`, and planted by that name alone. What happens hangs on the
-rows of the call and on the orders in a file that the kit writes.
+Imported by every Python of a group's session as `sitecustomize`, and planted by that name alone. What happens hangs on
+the rows of the call and on the orders in a file that the kit writes.
 """
 
 import json
