@@ -37,7 +37,7 @@ __all__ = [
     "write_bytes",
 ]
 
-_S3_TRIES = 8  # of a request; pyarrow's own 3 are too few for the bursts of 503 with which S3 slows its clients down
+_S3_TRIES = 6  # of a request; pyarrow's own 3 are too few for the bursts of 503 with which S3 slows its clients down
 _DENIED = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID", "HTTP status 403")
 
 

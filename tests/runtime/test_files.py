@@ -215,6 +215,7 @@ def test_a_wrong_secret_is_no_permission(s3, monkeypatch):
     assert code_of(files.list_files, "s3://secret") == "SPS-ENV-ACCESS"
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 def test_an_endpoint_that_does_not_answer_is_storage_not_permission(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
