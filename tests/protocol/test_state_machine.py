@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -20,6 +21,8 @@ from tests.protocol.world import Death, Driver, World
 
 MOST_ALIVE = 3
 NAMES = st.sampled_from(("write", *POINTS))
+
+pytestmark = pytest.mark.slow
 
 
 class Protocol(RuleBasedStateMachine):
