@@ -58,7 +58,7 @@ def copied(spark: SparkSession, store: Store, job: Bound, run_id: str, say: Call
     folder = f"{store.root}/inputs/{run_id}/{started:{_STAMP}}-{uuid.uuid4().hex[:8]}"
     say(f"copying {rows.name} to {folder}: {rows.reason}")
     where = job.pipeline.source.where
-    with rows.mapped(spark, {"source.where": where} if where else {}), interruptible(spark):
+    with rows.mapped({"source.where": where} if where else {}), interruptible(spark):
         frame = _needed(apply_where(rows.frame(spark), where), job)
         copy_rows(frame, folder)
     snapshot, paths = pin_copy(spark, job.snapshot, folder, frame.schema, started.isoformat(timespec="seconds"))

@@ -44,7 +44,7 @@ def first_rows(spark: SparkSession, job: Bound, rows: int) -> Sample:
         `SPS-PREPARE`, `SPS-DATA-FILE` and their like, as a run would meet them.
     """
     expressions, source = dict(job.pipeline.expressions()), job.snapshot.rows
-    with mapped(spark, expressions) if source is None else source.mapped(spark, expressions):
+    with mapped(spark, expressions) if source is None else source.mapped(expressions):
         frame = scoring_frame(prepared(spark, job.snapshot, job.pipeline), job.scoring)
         given = frame.limit(rows).toArrow()
     plan = replace(job.scoring, prove_batch=True, payload="none")  # what is shown holds no payload

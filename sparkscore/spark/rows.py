@@ -109,7 +109,7 @@ class Rows:
         SpecError, ClusterError
             What the source or Spark refuses, without the text of any secret.
         """
-        with self.mapped(spark, opening=True):
+        with self.mapped(opening=True):
             if self.table:
                 return spark.read.table(self.table)
             given = {name.lower() for name, _ in (*self.options, *self.credentials)}
@@ -122,14 +122,11 @@ class Rows:
             return reader.load(list(self.locations)) if len(self.locations) > 1 else reader.load(*self.locations)
 
     @contextmanager
-    def mapped(
-        self, spark: SparkSession, expressions: Mapping[str, str] | None = None, *, opening: bool = False
-    ) -> Iterator[None]:
+    def mapped(self, expressions: Mapping[str, str] | None = None, *, opening: bool = False) -> Iterator[None]:
         """Map what Spark raises inside the block, and keep the source's secrets and its rows' values out of it."""
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
-        del spark
         try:
             yield
         except (PySparkException, Py4JError) as cause:
