@@ -38,7 +38,6 @@ class PlainScorer(Scorer):
     def _score_group(self, group: Any, scored: Any, faults: Any) -> None:
         outputs = self.session.run(group.feeds, self._assembly.names)
         scored.add(group.rows, outputs, {name: group.feeds[name] for name in self._assembly.needs})
-        scored.called(group.rows, np.ones(len(group.rows), np.int32))
 
 
 def main() -> None:

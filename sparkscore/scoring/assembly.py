@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sparkscore.runtime.arrow import numbers
 from sparkscore.runtime.faults import Faults
 from sparkscore.runtime.outputs import OutputColumn
+from sparkscore.scoring.isolation import Outcome
 from sparkscore.spec.scoring import ScoringPlan
 
 __all__ = ["Assembly", "Scored"]
@@ -28,7 +29,7 @@ class Scored:
         self.rows: list[NDArray[np.int64]] = []
         self.outputs: list[list[Array]] = []
         self.feeds: list[dict[str, Array]] = []
-        self._calls: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
+        self._calls: list[tuple[NDArray[np.int64], Outcome]] = []
 
     def add(self, rows: NDArray[np.int64], outputs: list[Array], feeds: dict[str, Array]) -> None:
         """Add the outputs of some rows, ascending, and those of their feeds that a step reads (`Assembly.needs`)."""
@@ -36,18 +37,18 @@ class Scored:
         self.outputs.append(outputs)
         self.feeds.append(feeds)
 
-    def called(self, rows: NDArray[np.int64], tries: NDArray[np.int32]) -> None:
+    def called(self, rows: NDArray[np.int64], outcome: Outcome) -> None:
         """Note the calls of one model batch."""
-        self._calls.append((rows, tries))
+        self._calls.append((rows, outcome))
 
     def calls(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Give the rows of each row's model batch and the calls that it took part in; 0 where it never reached the
         model: two of shape (n,).
         """
         batch_rows, tries = np.zeros((2, self.n), dtype=np.int32)
-        for rows, of_rows in self._calls:
+        for rows, outcome in self._calls:
             batch_rows[rows] = len(rows)
-            tries[rows] = of_rows
+            tries[rows] = outcome.tries
         return batch_rows, tries
 
 

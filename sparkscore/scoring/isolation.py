@@ -42,12 +42,21 @@ class Outcome:
     """What became of a batch of n rows.
 
     `pieces` are (rows, outputs) in ascending order: a slice of the batch and one array per output, of its length.
-    `faults` are the other rows. `tries`, ndarray of int32 of shape (n,), counts each row's calls.
+    `faults` are the other rows. `calls` are the rows of each call that was made.
     """
 
+    n: int
     pieces: list[tuple[slice, list[Array]]]
     faults: dict[int, Fault]
-    tries: NDArray[np.int32]
+    calls: list[slice]
+
+    @property
+    def tries(self) -> NDArray[np.int32]:
+        """How many calls each row took part in, of shape (n,): asked for only where a row is bad."""
+        tries = np.zeros(self.n, dtype=np.int32)
+        for rows in self.calls:
+            tries[rows] += 1
+        return tries
 
 
 class Isolation:
@@ -59,7 +68,7 @@ class Isolation:
         One model call. It raises what ONNX Runtime raises, and `CallTimeout`.
     known_good : mapping of ndarray, optional
         A batch that the model is known to score, for the question whether it still scores anything: the warm-up input
-        that succeeded at session load. Rows of the data that succeed later take its place.
+        that succeeded at session load. The first row of the data that succeeds takes its place.
     seconds_per_row : float, optional
         What a row is expected to take, until calls have shown it.
     batch_timeout_s : float, optional
@@ -86,6 +95,7 @@ class Isolation:
         self.call = call
         self.known_good = known_good
         self.counts = Counts() if counts is None else counts
+        self._has_learnt = False
         self._s_per_row = seconds_per_row
         self._batch_timeout_s = batch_timeout_s
         self._sizes = {} if sizes is None else sizes
@@ -128,7 +138,7 @@ class Isolation:
         while start < n:
             start = self._advance(search, sizes, start)
         search.pieces.sort(key=lambda piece: piece[0].start)
-        return Outcome(search.pieces, search.faults, search.tries)
+        return Outcome(n, search.pieces, search.faults, search.calls)
 
     def _advance(self, search: _Search, sizes: BatchSizes, start: int) -> int:
         """Score the next part, as long as memory is thought to allow; give where the one after it starts."""
@@ -159,8 +169,10 @@ class Isolation:
         return self._renew is not None
 
     def learn(self, feeds: Feeds, row: int, seconds_per_row: float) -> None:
-        """Remember a row that was scored, and the time of the fastest."""
-        self.known_good = {name: array[row : row + 1].copy() for name, array in feeds.items()}
+        """Remember the first row of the data that was scored, and the time of the fastest."""
+        if not self._has_learnt:
+            self.known_good = {name: array[row : row + 1].copy() for name, array in feeds.items()}
+            self._has_learnt = True
         self._s_per_row = min(seconds_per_row, self._s_per_row or seconds_per_row)
 
     def timeout_s(self, rows: int, after: Kind) -> float | None:
@@ -179,21 +191,20 @@ class _Search:
     n: int
     pieces: list[tuple[slice, list[Array]]] = field(default_factory=list)
     faults: dict[int, Fault] = field(default_factory=dict)
+    calls: list[slice] = field(default_factory=list)
     rows_good: int = 0
     failed_before: bool = False
 
-    def __post_init__(self) -> None:
-        self.tries = np.zeros(self.n, dtype=np.int32)
-
     def attempt(self, start: int, stop: int, timeout_s: float | None) -> Failure | None:
         """Call the model on rows [start, stop): keep the outputs, or give the failure."""
+        rows = slice(start, stop)
         whole = stop - start == self.n
-        feeds = self.feeds if whole else {name: array[start:stop] for name, array in self.feeds.items()}
-        self.tries[start:stop] += 1
+        feeds = self.feeds if whole else {name: array[rows] for name, array in self.feeds.items()}
+        self.calls.append(rows)
         outputs = self._called(feeds, stop - start, timeout_s)
         if isinstance(outputs, Failure):
             return outputs
-        self.pieces.append((slice(start, stop), outputs))
+        self.pieces.append((rows, outputs))
         self.rows_good += stop - start
         return None
 

@@ -179,7 +179,7 @@ class Scorer:
                 scored.add(rows[piece], outputs, {name: feeds[name][piece] for name in self._assembly.needs})
             for position, fault in outcome.faults.items():
                 faults.put(rows[position : position + 1], fault)
-            scored.called(rows, outcome.tries)
+            scored.called(rows, outcome)
             if self._unproven:
                 self._prove(feeds, [row for piece, _ in outcome.pieces for row in range(piece.start, piece.stop)])
 
