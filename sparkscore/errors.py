@@ -178,6 +178,7 @@ CODES: dict[str, Code] = {
     # -- the place, while scoring ----------------------------------------------------------------------
     "SPS-CLUSTER-WORKER": Code(_C, Exit.INFRASTRUCTURE, "a worker or executor died"),
     "SPS-CLUSTER-TIMEOUT": Code(_C, Exit.INFRASTRUCTURE, "a model load or call that never came back"),
+    "SPS-CLUSTER-STALLED": Code(_C, Exit.INFRASTRUCTURE, "a unit that finishes no batch"),
     "SPS-CLUSTER-STORAGE": Code(_C, Exit.INFRASTRUCTURE, "storage failed beyond the retries"),
     "SPS-CLUSTER-CONFLICT": Code(_C, Exit.INFRASTRUCTURE, "commit conflicts beyond the retries"),
     "SPS-CLUSTER-LEASE": Code(_C, Exit.INFRASTRUCTURE, "another run keeps the table for too long"),

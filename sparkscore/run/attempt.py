@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -37,6 +38,7 @@ from sparkscore.spark.commit import Commit, unit_constants, with_ss
 from sparkscore.spark.failures import from_spark, mapped, shown_cause
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sessions import hand_out, interruptible, is_over
+from sparkscore.spark.standstill import ended_when_still
 from sparkscore.spark.survey import changed_since
 from sparkscore.spark.udfs import map_in_arrow
 from sparkscore.spec.scoring import ScoringPlan, Sealing
@@ -237,18 +239,27 @@ class Attempt:
     def _write(self, unit: Unit) -> None:
         commit = Commit(self._lost.get(unit.seq, -1), unit.seq, unit.unit_id, self.claim.attempt)
         expressions = dict(self.pipeline.expressions())
+        context = self._context(unit)
+        evidence = partial(self.store.names, f"evidence/{self.plan.run_id}")
+        patience_s = self.pipeline.on_error.no_progress_s
         try:
-            with mapped(self.spark, expressions, run=self.plan.run_id, unit=unit.seq), interruptible(self.spark):
-                self.line.write(self._unit_frame(unit), commit)
+            with (
+                ended_when_still(self.spark, context, [f.path for f in unit.files], patience_s, evidence),
+                mapped(self.spark, expressions, run=self.plan.run_id, unit=unit.seq),
+                interruptible(self.spark),
+            ):
+                self.line.write(self._unit_frame(unit, context), commit)
         except SparkscoreError as failure:
             if failure.code != "SPS-FENCED":
                 raise
             # Another attempt committed this unit meanwhile. If its driver was passed over as dead, the run is ours.
             self.claim.assert_mine()
 
-    def _unit_frame(self, unit: Unit) -> DataFrame:
+    def _context(self, unit: Unit) -> UnitContext:
+        return UnitContext(self.plan.run_id, unit.seq, self.claim.attempt, self.store.root)
+
+    def _unit_frame(self, unit: Unit, context: UnitContext) -> DataFrame:
         scoring = self._task_plan(unit)
-        context = UnitContext(self.plan.run_id, unit.seq, self.claim.attempt, self.store.root)
         paths = [f.path for f in unit.files]
         frame = scoring_frame(prepared(self.spark, self.job.snapshot, self.pipeline, paths), scoring)
         schema = result_schema(scoring, arrow_schema(frame.schema))
@@ -342,7 +353,8 @@ class Attempt:
     def _fail(self, failure: SparkscoreError) -> None:
         failure.context.setdefault("run", self.plan.run_id)
         event = "run_fenced" if failure.code == "SPS-FENCED" else "run_failed"
-        if event == "run_failed":
+        has_cores = failure.code != "SPS-CLUSTER-STALLED"  # tasks that cannot be ended may hold all of them
+        if event == "run_failed" and has_cores:
             self._prove_what_there_is()
         record_cause(self.events, failure, self._totals())
         text = {"code": failure.code, "message": str(failure)[:2000], "exit_code": failure.exit_code}
@@ -350,7 +362,7 @@ class Attempt:
         if unit is not None and unit not in self.proofs:
             self.events.write("unit_failed", unit_seq=unit, error_code=failure.code)
         self.events.write(event, **text)
-        if event == "run_failed":
+        if event == "run_failed" and has_cores:
             self._fold_what_there_is()
 
     def _prove_what_there_is(self) -> None:

@@ -12,6 +12,7 @@ from sparkscore.ledger.events import EventLog, read_events
 from sparkscore.ledger.store import Store
 from sparkscore.spark.evidence import harvest_everywhere
 from sparkscore.spark.sessions import elsewhere
+from sparkscore.spark.standstill import STILL
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -70,7 +71,7 @@ class Deaths:
 
     def tell(self) -> None:
         """Write an event for each death of which there is none, oldest worker first."""
-        names = [f"{self._folder}/{name}" for name in self._store.names(self._folder)]
+        names = [f"{self._folder}/{name}" for name in self._names()]
         if not names:
             return
         if self._told is None:
@@ -103,7 +104,7 @@ class Deaths:
 
     def _of(self, failure: SparkscoreError) -> dict[str, Any] | None:
         """The death that Spark names by the id of its task, else the newest of the unit, of this attempt."""
-        names = self._store.names(self._folder)
+        names = self._names()
         all_found = [found for name in names if (found := self._evidence(f"{self._folder}/{name}"))]
         ours = [found for found in all_found if found["attempt"] == self._events.attempt]
         named = re.search(r"\bTID (\d+)\b", str(failure.__cause__ or failure))
@@ -111,6 +112,9 @@ class Deaths:
             same = [found for found in ours if found["task_attempt_id"] == int(named.group(1))]
             ours = same or ours
         return max(ours, key=lambda found: found["started_at"], default=None)
+
+    def _names(self) -> list[str]:
+        return [name for name in self._store.names(self._folder) if not name.startswith(STILL)]
 
     def _evidence(self, name: str) -> dict[str, Any] | None:
         """Read one object; None while it is being written."""

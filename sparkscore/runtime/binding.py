@@ -346,6 +346,7 @@ def _on_error(pipeline: Pipeline) -> ErrorPlan:
         policy=policy.policy,
         max_consecutive_bad_batches=policy.max_consecutive_bad_batches,
         batch_timeout_s=policy.batch_timeout_s,
+        no_progress_s=policy.no_progress_s,
         guard=policy.guard,
         max_guard_deaths=policy.max_guard_deaths,
     )

@@ -132,6 +132,10 @@ class Crumb:
         with self._fault_path.open("a") as file:
             faulthandler.dump_traceback(file)
 
+    def evidence(self) -> Evidence | None:
+        """Read it while its worker lives."""
+        return evidence_of(bytes(self._map), oom_kills())
+
     def close(self) -> None:
         """Leave nothing: the task ended well, or by an exception, which Spark tells."""
         self.mark("ended")

@@ -25,6 +25,7 @@ from sparkscore.runtime.crumbs import Crumb
 from sparkscore.scoring.projection import projected
 from sparkscore.scoring.scorer import Scorer, open_scorer
 from sparkscore.spark.evidence import UnitContext, task_crumb
+from sparkscore.spark.standstill import tells_standstill
 from sparkscore.spec.scoring import ERR_COL, ModelFile, ModelRef, ScoringPlan
 
 if TYPE_CHECKING:
@@ -74,10 +75,12 @@ class UnitTask:
         task_id, started = int(context.taskAttemptId()), time.monotonic()
         with task_crumb(self.unit, context) as crumb:
             scorer = worker_scorer(self.plan, crumb)
-            first = True
-            for batch in scorer.score(batches):
-                yield _with_task_id(batch, task_id if first else None)
-                first = first and batch.num_rows == 0
+            first, limit_s = True, self.plan.on_error.no_progress_s
+            with tells_standstill(self.unit, context.partitionId(), crumb, limit_s) as moved:
+                for batch in scorer.score(batches):
+                    yield _with_task_id(batch, task_id if first else None)
+                    first = first and batch.num_rows == 0
+                    moved()
         self._write_receipt(scorer, context.partitionId(), task_id, time.monotonic() - started)
 
     def _write_receipt(self, scorer: Scorer, partition: int, task_id: int, wall_s: float) -> None:

@@ -18,7 +18,14 @@ import pyarrow as pa
 from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spark.carriers import TASK_COL
-from sparkscore.spark.delta_log import DeltaTable, commit_info, history
+from sparkscore.spark.delta_log import (
+    FILE_RETENTION,
+    LEAST_FILE_RETENTION_H,
+    DeltaTable,
+    commit_info,
+    history,
+    retention_hours,
+)
 from sparkscore.spark.schemas import arrow_schema
 from sparkscore.spec.scoring import ERR_COL, POINTER_COL
 from sparkscore.tables import ERR, SS
@@ -264,7 +271,7 @@ def check_sink(spark: SparkSession, table: DeltaTable, expected: pa.Schema, part
     SpecError
         `SPS-SPEC-SINK` when a column is missing there or has another type, or the table is partitioned otherwise.
     ClusterError
-        `SPS-ENV-SINK` when the table forgets transactions, which exactly-once writes rest on.
+        `SPS-ENV-SINK` when the table forgets transactions, or files that no commit names yet, too soon.
     """
     if not history(spark, table.sql, limit=1):
         if table.name:
@@ -283,11 +290,24 @@ def check_sink(spark: SparkSession, table: DeltaTable, expected: pa.Schema, part
             "Take sink.partition_by out: a table that is there keeps its own; or give sink.location a new table.",
             where="sink.partition_by",
         )
-    if "delta.setTransactionRetentionDuration" in (detail[0].properties or {}):
+    _refuse_short_memory(table, detail[0].properties or {})
+
+
+def _refuse_short_memory(table: DeltaTable, properties: Mapping[str, str]) -> None:
+    """Exactly-once writes rest on transactions; and a VACUUM removes files of a unit that is not committed yet."""
+    if "delta.setTransactionRetentionDuration" in properties:
         raise error(
             "SPS-ENV-SINK",
             f"Expected a sink that keeps its transactions. Got {table} with delta.setTransactionRetentionDuration.",
             "Unset that property of the table, or give another sink.location.",
+        )
+    kept = properties.get(FILE_RETENTION)
+    if kept is not None and retention_hours(kept) < LEAST_FILE_RETENTION_H:
+        raise error(
+            "SPS-ENV-SINK",
+            f"Expected a sink that keeps files without a commit for {LEAST_FILE_RETENTION_H} hours. Got {table} with "
+            f"{FILE_RETENTION} = {kept}: a VACUUM would remove those of a unit that is being written.",
+            f"Set {FILE_RETENTION} to 'interval 1 week', or give another sink.location.",
         )
 
 

@@ -6,6 +6,7 @@ Plain files can be read as Parquet without getting another answer than Delta wou
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,23 @@ from sparkscore.spark.schemas import quoted
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["DeltaTable", "commit_info", "delta_path", "history", "newest_version", "plain_refusal", "version_at"]
+__all__ = [
+    "FILE_RETENTION",
+    "LEAST_FILE_RETENTION_H",
+    "DeltaTable",
+    "commit_info",
+    "delta_path",
+    "history",
+    "newest_version",
+    "plain_refusal",
+    "retention_hours",
+    "version_at",
+]
+
+# What VACUUM without a number leaves alone; and how long a unit may take, generously, until its commit names its files.
+FILE_RETENTION = "delta.deletedFileRetentionDuration"
+LEAST_FILE_RETENTION_H = 24
+_HOURS = {"week": 168.0, "day": 24.0, "hour": 1.0, "minute": 1 / 60, "second": 1 / 3600}
 
 # Reader features under which the data files still hold exactly the table's rows and names.
 _HARMLESS = frozenset({"timestampNtz", "vacuumProtocolCheck", "v2Checkpoint"})
@@ -206,3 +223,8 @@ def _partition_refusal(location: str, names: Sequence[str], types: dict[str, Any
         if found != list(names):
             return f"the file {path} is not in folders of its partition values"
     return ""
+
+
+def retention_hours(interval: str) -> float:
+    """Give the hours of an interval as Delta's table properties have it: ``interval 1 week 2 days``."""
+    return sum(float(n) * _HOURS[unit] for n, unit in re.findall(rf"(\d+)\s+({'|'.join(_HOURS)})", interval))

@@ -112,7 +112,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "min_ok_rows": "fewest good rows of a successful run",
         "batch_timeout_s": "seconds for one model call",
         "load_timeout_s": "seconds to load the session",
-        "no_progress_s": "not in this version",
+        "no_progress_s": "seconds in which a task must finish a batch; null for any time",
         "max_guard_deaths": "guarded processes that may die in one task",
         "guard": "model calls in a process of their own: auto (Spark's repeated tasks), always, or off",
         "allow_empty": "a source without rows is a success",

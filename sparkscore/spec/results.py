@@ -14,7 +14,6 @@ from sparkscore.spec.fields import (
     Count,
     Flag,
     Fraction,
-    Later,
     Place,
     Positive,
     Range,
@@ -137,10 +136,19 @@ class OnError(Closed):
     min_ok_rows: Count = 1
     batch_timeout_s: Seconds = 60.0
     load_timeout_s: Seconds = 600.0
-    no_progress_s: Later = None
+    no_progress_s: Seconds | None = 900.0
     max_guard_deaths: Count = 64
     guard: Literal["auto", "always", "off"] = "auto"
     allow_empty: Flag = False
+
+    @model_validator(mode="after")
+    def _patient(self) -> OnError:
+        if self.no_progress_s is not None and self.no_progress_s <= self.batch_timeout_s:
+            got = f"Expected more than batch_timeout_s ({self.batch_timeout_s:g}), got {self.no_progress_s:g}"
+            raise refused(
+                "SPS-SPEC-VALUE", got, "A call may take batch_timeout_s, and a batch a few of them: raise it."
+            )
+        return self
 
 
 _KEY = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/\S+")

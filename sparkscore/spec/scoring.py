@@ -178,6 +178,7 @@ class ErrorPlan:
     max_consecutive_bad_batches: int | None = 3  # None: any number
     batch_timeout_s: float = 60.0
     grace_s: float = 5.0
+    no_progress_s: float | None = None  # None: a task may stand still for ever
     guard: Literal["auto", "always", "off"] = "auto"
     max_guard_deaths: int = 64
 

@@ -34,7 +34,8 @@ def damaged(stage: Stage) -> Seen:
     """A damaged file ends the run by name before a row of its unit is there; whole again, the run goes on."""
     kind = ("cut", "flipped", "deleted")[stage.seed % 3]
     stage.data()
-    path = stage.rng.choice(sorted((stage.folder / "in").iterdir()))
+    files = sorted((stage.folder / "in").iterdir())
+    path = files[-1] if kind == "deleted" else stage.rng.choice(files)  # the first unit ends before the deletion
     table = pq.read_table(path)
     pq.write_table(table, path, write_page_checksum=True, compression=None, use_dictionary=False)
     whole, stat = path.read_bytes(), path.stat()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,18 @@ class Deadly(UnitTask):
             yield from super().__call__(batches)
         finally:
             os.environ["PYTHONPATH"] = before
+
+
+class NoMoreInput(UnitTask):
+    """`UnitTask` whose input does not come, as where a storage hangs."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        def silent() -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                time.sleep(600)
+                yield batch
+
+        yield from super().__call__(silent())
 
 
 class KillsItsExecutor(UnitTask):
@@ -169,6 +182,26 @@ def test_a_row_that_kills_its_worker_is_the_only_one_quarantined(spark, document
     assert (bad["error_type"], bad["error_class"]) == ("signal 9", "P6")
     # Of the first attempt nothing is left: the worker died in it, and left no receipt.
     assert sum(receipt["guard_deaths"] for receipt in _receipts(tmp_path)) > 0
+
+
+def test_a_unit_that_stands_still_is_ended_by_name_and_the_next_start_goes_on(
+    spark, document, tmp_path: Path, monkeypatch
+) -> None:
+    document["on_error"] = {"no_progress_s": 4, "batch_timeout_s": 3}
+    with monkeypatch.context() as patched:
+        patched.setattr(attempt, "UnitTask", NoMoreInput)
+        with pytest.raises(SparkscoreError) as raised:
+            ss.Pipeline.load(document).run(spark, run_id="r1")
+    assert (raised.value.code, raised.value.exit_code) == ("SPS-CLUSTER-STALLED", 8)
+    assert (
+        "of unit 0 (part-000.parquet, part-001.parquet). It waits in read, and has had no batch yet"
+        in raised.value.message
+    )
+    evidence = json.loads((tmp_path / "out_ledger" / raised.value.context["evidence"]).read_text())
+    assert (evidence["unit_seq"], evidence["attempt"], evidence["error_class"]) == (0, 1, "P8")
+
+    assert ss.Pipeline.load(document).run(spark, run_id="r1").summary().exit_code == 0
+    assert _scores(tmp_path) == _expected()
 
 
 def test_an_executor_that_dies_in_the_middle_of_a_unit_costs_no_row(

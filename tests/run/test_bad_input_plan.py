@@ -184,6 +184,17 @@ def test_a_sink_that_forgets_transactions_is_refused(spark, refusal, pipeline, t
     assert "column a" in found.message
 
 
+def test_a_sink_whose_vacuum_would_take_files_of_an_open_unit_is_refused(spark, refusal, pipeline, tmp_path) -> None:
+    write_rows(tmp_path / "in", 10, 1)
+    pipeline().run(spark, run_id="r0")
+    name = "delta.deletedFileRetentionDuration"
+    for kept in ("interval 23 hours", "interval 1 days"):
+        spark.sql(f"ALTER TABLE delta.`{tmp_path / 'out'}` SET TBLPROPERTIES ('{name}' = '{kept}')")
+        if kept == "interval 23 hours":
+            assert f"{name} = {kept}" in refusal("SPS-ENV-SINK", 4).message
+    assert pipeline().run(spark, run_id="r2").summary().exit_code == 0  # a day is enough
+
+
 def test_a_sink_that_is_a_folder_of_other_files_is_refused(refusal, tmp_path: Path) -> None:
     write_rows(tmp_path / "in", 10, 1)
     write_rows(tmp_path / "out", 10, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import time
@@ -17,6 +16,7 @@ from sparkscore.ledger.store import open_store
 from sparkscore.run.doctor.checks import Check, fail, ok, warn
 from sparkscore.runtime import files
 from sparkscore.runtime.cache import cache_root
+from sparkscore.spark.delta_log import FILE_RETENTION, LEAST_FILE_RETENTION_H, retention_hours
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -26,7 +26,6 @@ __all__ = ["clock", "committer", "disk", "ledger", "log_store", "model_cache", "
 SCRATCH = "_doctor"
 _SKEW_WARN_S, _SKEW_FAIL_S = 5, 300  # S3 refuses requests whose clock is 15 minutes off
 _DISK_WARN_BYTES, _DISK_FAIL_BYTES = 1 << 30, 100 << 20
-_LEAST_RETENTION_H = 24
 
 
 @contextmanager
@@ -189,8 +188,8 @@ def retained(sink: str, properties: Mapping[str, str], is_checked: bool) -> Chec
         return fail(
             "retention", f"{sink} forgets transactions ({properties[name]}), which exactly-once rests on", remedy
         )
-    name = "delta.deletedFileRetentionDuration"
-    if _hours(properties.get(name, "interval 1 week")) < _LEAST_RETENTION_H:
+    name = FILE_RETENTION
+    if retention_hours(properties.get(name, "interval 1 week")) < LEAST_FILE_RETENTION_H:
         remedy = f"ALTER TABLE delta.`{sink}` SET TBLPROPERTIES ('{name}' = 'interval 1 week')"
         text = f"VACUUM of {sink} removes files after {properties[name]}: those of an open unit among them"
         return fail("retention", text, remedy)
@@ -198,11 +197,6 @@ def retained(sink: str, properties: Mapping[str, str], is_checked: bool) -> Chec
         text = "this session lets VACUUM go below the table's retention"
         return warn("retention", text, "spark.databricks.delta.retentionDurationCheck.enabled true")
     return ok("retention", f"{sink} keeps transactions for good, removed files for {properties.get(name, '1 week')}")
-
-
-def _hours(interval: str) -> float:
-    hours = {"week": 168, "day": 24, "hour": 1, "minute": 1 / 60, "second": 1 / 3600}
-    return sum(float(n) * hours[unit] for n, unit in re.findall(r"(\d+)\s+(week|day|hour|minute|second)", interval))
 
 
 def _free_bytes(path: Path) -> int:
