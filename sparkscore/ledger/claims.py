@@ -41,10 +41,12 @@ class Claim:
         self._heart.on_beat = call
 
     def assert_mine(self) -> None:
-        """Stop with `SPS-FENCED` when a later attempt has claimed the run."""
-        newest = attempts(self._store, self.run_id)[-1]
-        if newest > self.attempt:
-            raise _fenced(f"attempt {self.attempt} to be the newest", f"attempt {newest}", self.run_id)
+        """Stop with `SPS-FENCED` when a later attempt has claimed the run.
+
+        Claims have no gaps, so the next number is asked for by its name: a listing may be stale.
+        """
+        if self._store.get(claim_name(self.run_id, self.attempt + 1)) is not None:
+            raise _fenced(f"attempt {self.attempt} to be the newest", f"attempt {self.attempt + 1}", self.run_id)
 
 
 def claim_run(

@@ -313,11 +313,12 @@ class Attempt:
         with mapped(self.spark, run=self.plan.run_id), interruptible(self.spark):
             self.line.publish(self._committed(), self.claim.attempt)
         self.events.write("run_published", units=len(self.plan.units))
-        folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line)
+        is_first = self.claim.attempt == 1
+        folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line, is_first)
         self.events.write("quarantine_folded", rows=totals.bad_rows)
         self.claim.assert_mine()  # a driver that was passed over since then leaves the end to its successor
         self.events.write("run_closed", exit_code=exit_code_of(totals.bad_rows, self.fail_on_quarantine))
-        if folding.tables_folded(self.spark, self.store, self.plan.run_id):
+        if folding.tables_folded(self.spark, self.store, self.plan.run_id, is_first):
             self.events.write("tables_folded")
         self._swept()
 
@@ -374,12 +375,13 @@ class Attempt:
 
     def _fold_what_there_is(self) -> None:
         """Show a failed run and its bad rows in the tables too."""
+        is_first = self.claim.attempt == 1
         try:
             if self.proofs:
-                folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line)
+                folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line, is_first)
         except Exception:  # boundary: the run's own failure is the one to tell
             _log.warning("the bad rows of run %s could not be folded", self.plan.run_id, exc_info=True)
-        folding.tables_folded(self.spark, self.store, self.plan.run_id)
+        folding.tables_folded(self.spark, self.store, self.plan.run_id, is_first)
 
     def _stopped(self, cause: BaseException) -> None:
         """A signal: the unit was cancelled, the claim is released by this event, and the next start is immediate."""

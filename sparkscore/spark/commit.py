@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +38,7 @@ __all__ = [
     "Commit",
     "Committed",
     "app_id",
+    "append_once",
     "assert_same_columns",
     "check_sink",
     "commits_of",
@@ -197,10 +199,10 @@ def own_commit(spark: SparkSession, table: DeltaTable, run_id: str) -> Commit | 
     it, or the table's place is the catalog's affair; `commits_of` tells then. It costs a small file, where a history
     costs two Spark jobs.
     """
-    version = spark.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
-    if not version or not table.location:
+    version = _last_version(spark)
+    if version is None or not table.location:
         return None
-    return _of_run(run_id, int(version), commit_info(table.location, int(version)).get("userMetadata"))
+    return _of_run(run_id, version, commit_info(table.location, version).get("userMetadata"))
 
 
 def _of_run(run_id: str, version: int, user_metadata: str | None) -> Commit | None:
@@ -395,8 +397,28 @@ def shut_out(spark: SparkSession, table: DeltaTable, transaction: tuple[str, int
     """Append no row under a transaction (application id and version): Delta then skips or refuses what a driver that
     was taken for dead still commits under it, or under an earlier one of the application.
     """
-    options = {"txnAppId": transaction[0], "txnVersion": str(transaction[1])}
-    table.write(table.read(spark).limit(0), options)
+    table.write(table.read(spark).limit(0), _under(transaction))
+
+
+def append_once(spark: SparkSession, table: DeltaTable, rows: DataFrame, transaction: tuple[str, int]) -> bool:
+    """Append rows under a transaction, to a table by its location; tell whether they are certain to be in by this call.
+
+    They are not where Delta skipped them, because the transaction was there already.
+    """
+    token = uuid.uuid4().hex
+    table.write(rows, {**_under(transaction), "userMetadata": token})
+    version = _last_version(spark)
+    return version is not None and commit_info(table.location, version).get("userMetadata") == token
+
+
+def _under(transaction: tuple[str, int]) -> dict[str, str]:
+    return {"txnAppId": transaction[0], "txnVersion": str(transaction[1])}
+
+
+def _last_version(spark: SparkSession) -> int | None:
+    """The version that this session's last commit made, in whatever table."""
+    version = spark.conf.get("spark.databricks.delta.lastCommitVersionInSession", None)
+    return int(version) if version else None
 
 
 def unit_constants(run_id: str, unit: Any, model: Any, provider: str, started_at: datetime) -> dict[str, Constant]:

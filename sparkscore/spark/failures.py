@@ -145,7 +145,8 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Let the other driver go on; this one stops.",
     ),
     (
-        r"DELTA_CONCURRENT|ConcurrentAppend|ConcurrentWrite|ConcurrentDelete|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED",
+        r"DELTA_CONCURRENT|ConcurrentAppend|ConcurrentWrite|ConcurrentDelete|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED|"
+        r"DELTA_SCHEMA_CHANGE_SINCE_ANALYSIS",
         "SPS-CLUSTER-CONFLICT",
         "the commit to go through",
         "Start the same run id again: it resumes.",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from tests.chaos import report
 from tests.chaos.catalogue import FAULTS, Fault
 from tests.chaos.drivers import HOWS, POINTS, crash_point
-from tests.chaos.stage import Seen, Stage
+from tests.chaos.stage import NotHere, Seen, Stage
 from tests.chaos.stores import proxied_s3
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _tell(name: str, play: Any, stage: Stage) -> None:
     try:
         seen: Seen | None = play(stage)
         failures, why = list(seen.failures) if seen else [], ""
-    except LookupError as cause:  # this machine has not what the fault needs
+    except NotHere as cause:
         seen, failures, why = None, [], str(cause)
     except Exception as cause:  # boundary: told, and the next fault is played
         seen, failures, why = None, [f"{type(cause).__name__}: {str(cause)[:600]}"], ""

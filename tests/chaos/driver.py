@@ -42,9 +42,9 @@ class Doomed:
         self.reach(name, "after")
 
     def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any) -> Any:
+        def called(*args: Any, **more: Any) -> Any:
             with self.at(name):
-                return call(*args)
+                return call(*args, **more)
 
         return called
 

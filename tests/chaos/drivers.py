@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Barrier
 
 from sparkscore.errors import SparkscoreError
-from tests.chaos.stage import Seen, Stage, Tally
+from tests.chaos.stage import NotHere, Seen, Stage, Tally
 
 __all__ = ["HOWS", "POINTS", "clock_jump", "crash_point", "killed", "killed_in_vacuum", "race", "zombie"]
 
@@ -96,7 +96,7 @@ def race(stage: Stage) -> Seen:
 def clock_jump(stage: Stage) -> Seen:
     """F25: the first driver's clock is an hour off; it dies, and one whose clock is right goes on."""
     if shutil.which("faketime") is None:
-        raise LookupError("faketime is not installed")
+        raise NotHere("faketime is not installed")
     stage.data()
     hours = ("+1h", "-1h")[stage.seed % 2]
     with _stopped(stage, "C7", "before", signal.SIGKILL, clock=hours):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.chaos.stage import Seen, Stage
+from tests.chaos.stage import NotHere, Seen, Stage
 
 __all__ = ["damaged", "debris", "disk_full", "drift", "mounted"]
 
@@ -107,7 +107,7 @@ def mounted(folder: Path, size: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
     if made.returncode:
-        raise LookupError("no right to mount a disk")
+        raise NotHere("no right to mount a disk")
     try:
         yield
     finally:

@@ -25,12 +25,16 @@ from tests.run.conftest import linear_model, write_rows
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Seen", "Stage", "Tally", "plain_score", "pool"]
+__all__ = ["NotHere", "Seen", "Stage", "Tally", "plain_score", "pool"]
 
 BEAT_S = 0.5
 BAD = 977  # each row whose id is a multiple of it has no value, and is quarantined
 
 Rows = Counter[tuple[Any, str]]  # (key, sha256 of status and outputs) -> how often
+
+
+class NotHere(Exception):
+    """This machine has not what a fault needs."""
 
 
 @dataclass(frozen=True)

@@ -315,7 +315,9 @@ def put(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         attempt.Attempt,
         "_unit_frame",
-        lambda self, unit: Frame(self.spark, self.plan, unit, int(self.job.scoring.model.version), self.claim.attempt),
+        lambda self, unit, _: Frame(
+            self.spark, self.plan, unit, int(self.job.scoring.model.version), self.claim.attempt
+        ),
     )
     for module in (commit, delta_line):
         patch.setattr(module, "history", _history)

@@ -128,7 +128,7 @@ class World:
             bad = [row for row in self.committed() if row.status == "error"]
             self.quarantine.update({f"{row.run_id}/{row.key}": (row.key, row.value) for row in bad})
 
-    def _fold_run(self, *_: object) -> None:
+    def _fold_run(self, *_: object, **__: object) -> None:
         with current().at("C12"):
             self.tables[RUN, 0] = len(self.events("run_closed"))
 

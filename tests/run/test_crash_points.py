@@ -82,7 +82,7 @@ def test_whatever_the_driver_wrote_last_the_same_run_id_again_ends_well(
 def test_a_finished_run_stays_finished_when_its_last_fold_fails(spark, pipeline, tmp_path: Path, monkeypatch) -> None:
     write_rows(tmp_path / "in", ROWS, 2)
     with monkeypatch.context() as patched:
-        patched.setattr(folding, "fold_run", lambda *_: 1 / 0)
+        patched.setattr(folding, "fold_run", lambda *_, **__: 1 / 0)
         assert pipeline().run(spark, run_id="r1").state == "SUCCEEDED"
     assert not (tmp_path / "out_ledger" / "tables" / "runs").exists()
     assert pipeline().run(spark, run_id="r1").summary().repeated
