@@ -91,8 +91,8 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     (
         r"PATH_NOT_FOUND|DELTA_MISSING_DELTA_TABLE|DELTA_TABLE_NOT_FOUND|PATH_DOES_NOT_EXIST|UNABLE_TO_INFER_SCHEMA",
         "SPS-ENV-SOURCE",
-        "data at the source's location",
-        "Check source.location; a folder without readable files has no schema to infer.",
+        "data at the location",
+        "Check it, and the variables in it; a folder without readable files has no schema to infer.",
     ),
     (
         r"DELTA_VERSION_NOT_FOUND|DELTA_NO_COMMITS_FOUND|DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND|DELTA_STATE_RECOVER",

@@ -12,8 +12,10 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sparkscore.errors import SparkscoreError, error
@@ -80,7 +82,7 @@ def ended_when_still(
     limit_s: float | None,
     names: Callable[[], list[str]],
 ) -> Iterator[None]:
-    """In the driver: cancel the session's jobs once a task of the unit has told that it stands still.
+    """In the driver: cancel the block's jobs once a task of the unit has told that it stands still.
 
     Parameters
     ----------
@@ -98,28 +100,33 @@ def ended_when_still(
     ClusterError
         ``SPS-CLUSTER-STALLED``. Cores may be held by tasks that cannot be ended: who catches it starts no Spark job.
     """
-    if limit_s is None or not hasattr(spark, "interruptAll"):  # Spark 4.0 has it
+    if limit_s is None or not hasattr(spark, "interruptTag"):  # Spark 4.0 has it
         yield
         return
-    lookout = _Lookout(spark, _prefix(unit), names, max(_LEAST_LOOK_S, limit_s / _LOOKS))
+    tag = f"sparkscore-{uuid.uuid4().hex}"
+    lookout = _Lookout(partial(spark.interruptTag, tag), _prefix(unit), names, max(_LEAST_LOOK_S, limit_s / _LOOKS))
     lookout.start()
+    spark.addTag(tag)
     try:
         yield
+        spark.removeTag(tag)  # not after an interrupt, whose answer this thread's connection still owes
     except Exception as cause:  # boundary: whatever a cancelled job ends with
         if lookout.told is None:
             raise
         raise _stalled(unit, paths, lookout.told, limit_s) from cause
     finally:
         lookout.over.set()
-        lookout.join(_JOIN_S)  # a late cancel would hit the next unit
+        lookout.join(_JOIN_S)
 
 
 class _Lookout(threading.Thread):
-    """Looks for objects of a name until it is over, and cancels the session's jobs when it has `told` the first."""
+    """Looks for objects of a name until it is over, and cancels when it has `told` the first."""
 
-    def __init__(self, spark: SparkSession, prefix: str, names: Callable[[], list[str]], every_s: float) -> None:
+    def __init__(
+        self, cancel: Callable[[], object], prefix: str, names: Callable[[], list[str]], every_s: float
+    ) -> None:
         super().__init__(name="sparkscore-still", daemon=True)
-        self._spark, self._prefix, self._names, self._every_s = spark, prefix, names, every_s
+        self._cancel, self._prefix, self._names, self._every_s = cancel, prefix, names, every_s
         self.over = threading.Event()
         self.told: str | None = None
 
@@ -128,7 +135,7 @@ class _Lookout(threading.Thread):
             try:
                 self.told = next((name for name in self._names() if name.startswith(self._prefix)), None)
                 if self.told is not None:
-                    self._spark.interruptAll()
+                    self._cancel()
             except Exception:  # boundary: a ledger that does not answer is asked again; a run is not ended over it
                 _log.warning("the driver could not look for a standstill", exc_info=True)
 

@@ -72,16 +72,17 @@ def proxied_s3(folder: Path) -> Iterator[None]:
         yield
 
 
-# By the seed: what falls upon which share of the requests, and how a run under it may end.
-_KINDS: tuple[tuple[dict[Fault, float], tuple[str, ...]], ...] = (
-    ({"503": 0.3}, ()),
-    ({"broken": 0.1}, ()),
-    ({"slow": 0.1}, ()),
-    ({"403": 1.0}, ("SPS-ENV-ACCESS",)),
-    ({"stale": 0.3}, ()),
-    ({"lost": 0.1}, ()),
-)
 _MAY_END = ("SPS-CLUSTER-STORAGE", "SPS-FENCED")
+_STALE = ("SPS-ENV-SOURCE", "SPS-DATA-GONE", "SPS-CLUSTER-CONFLICT")  # Delta itself rests on listings
+# By the seed: what falls upon which share of the requests, how a run under it may end, and whether it begins late.
+_KINDS: tuple[tuple[dict[Fault, float], tuple[str, ...], bool], ...] = (
+    ({"503": 0.3}, _MAY_END, False),
+    ({"broken": 0.1}, _MAY_END, False),
+    ({"slow": 0.1}, _MAY_END, False),
+    ({"403": 1.0}, ("SPS-ENV-ACCESS",), True),
+    ({"stale": 0.3}, (*_MAY_END, *_STALE), False),
+    ({"lost": 0.1}, _MAY_END, False),
+)
 
 
 def faulty_s3(stage: Stage) -> Seen:
@@ -94,21 +95,21 @@ def faulty_s3(stage: Stage) -> Seen:
     for path in (*(stage.folder / "in").iterdir(), stage.folder / "linear.onnx"):
         files.write_bytes(f"{stage.root}/{path.relative_to(stage.folder)}", path.read_bytes())
     stage.folder = lake
-    rates, named = _KINDS[stage.seed % len(_KINDS)]
+    rates, named, is_late = _KINDS[stage.seed % len(_KINDS)]
     proxy.rng, proxy.spoilt = stage.rng, 0
 
     def spoil(done: int, *_: object) -> None:
         proxy.rates = rates if done == 1 else proxy.rates  # 403 comes when the run is under way
 
-    proxy.rates = {} if named else rates
+    proxy.rates = {} if is_late else rates
     ended = ""
     for _ in range(5):
         try:
-            stage.run(progress=spoil if named and not ended else None)
+            stage.run(progress=spoil if is_late and not ended else None)
         except SparkscoreError as failure:
             ended += f"{failure.code}, then "
-            stage.holds(failure.code in (named or _MAY_END), f"ended {failure}"[:300])
-            proxy.rates = {} if named else rates
+            stage.holds(failure.code in named, f"ended {failure}"[:300])
+            proxy.rates = {} if is_late else rates
         else:
             break
     spoilt = proxy.spoilt
