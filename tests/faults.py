@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
@@ -18,8 +19,18 @@ _SLOW_S = 0.3
 _OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request as it came; the body of a POST alone is kept, in which S3's bulk delete names its keys."""
+
+    method: str
+    path: str
+    copied_from: str
+    body: bytes
+
+
 class FaultyProxy:
-    """Passes requests on; while `faults` has any, each request takes one of them. `seen` are the methods that came.
+    """Passes requests on; while `faults` has any, each request takes one of them. `seen` are the requests that came.
 
     `rates` are the shares of requests that a fault falls on by chance; 503s come in bursts, and a stale answer is that
     to the same listing a while ago.
@@ -28,7 +39,7 @@ class FaultyProxy:
     def __init__(self, endpoint: str) -> None:
         self.target = urlsplit(endpoint).netloc
         self.faults: list[Fault] = []
-        self.seen: list[str] = []
+        self.seen: list[Request] = []
         self.rates: dict[Fault, float] = {}
         self.rng = random.Random(0)
         self.spoilt = 0
@@ -69,7 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self._body()
-        self.proxy.seen.append(self.command)
+        kept = body if self.command == "POST" else b""
+        self.proxy.seen.append(Request(self.command, self.path, self.headers.get("x-amz-copy-source", ""), kept))
         fault = self.proxy.next_fault()
         if fault in ("503", "403"):
             return self._answer(int(fault), {}, b"")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sparkscore.cli.options import AsJson, Master, Sets, sets_of
 from sparkscore.cli.printing import emit, say
 from sparkscore.cli.sessions import answering_session
-from sparkscore.errors import Exit, SparkscoreError
+from sparkscore.errors import Exit, SparkscoreError, error
 
 if TYPE_CHECKING:
     from sparkscore.run.doctor.checks import Check
+    from sparkscore.spec.pipeline import Pipeline
 
 __all__ = ["doctor"]
 
@@ -28,6 +30,10 @@ def doctor(
         bool, typer.Option("--on-cluster", help="Let every executor answer, not one worker.")
     ] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Remove what dead writers left over 24 hours ago.")] = False,
+    iam: Annotated[
+        Literal["driver", "executor"] | None,
+        typer.Option("--iam", help="Check nothing; print the least IAM policy that a run needs on S3, of that role."),
+    ] = None,
     sets: Sets = None,
     as_json: AsJson = False,
     master: Master = None,
@@ -37,6 +43,9 @@ def doctor(
     from sparkscore.spec.pipeline import load_pipeline
 
     loaded = load_pipeline(pipeline, sets_of(sets)) if pipeline is not None else None
+    if iam is not None:
+        _tell_policy(loaded, iam, as_json)
+        return
     options: dict[str, Any] = {"on_cluster": on_cluster, "is_cleaned": clean, "say": say}
     if loaded is None and master is None and not on_cluster:
         _tell(diagnosis(None, None, **options), as_json)
@@ -53,6 +62,19 @@ def doctor(
 
         found = [fail("spark", refusal.message, refusal.fix), *diagnosis(loaded, None, **options)]
     _tell(found, as_json)
+
+
+def _tell_policy(pipeline: Pipeline | None, role: Literal["driver", "executor"], as_json: bool) -> None:
+    from sparkscore.run.doctor.iam import places_elsewhere, policy
+
+    if pipeline is None:
+        raise error("SPS-SPEC-VALUE", "Expected a pipeline file with --iam, got none.", "Name the pipeline file.")
+    found = policy(pipeline, role)
+    for place in places_elsewhere(pipeline):
+        say(f"not in the policy: {place}")
+    if not found["Statement"]:
+        say("no place that this pipeline tells is on S3: the policy is empty")
+    emit(found, json.dumps(found, indent=2, ensure_ascii=False), as_json)
 
 
 def _tell(found: list[Check], as_json: bool) -> None:

@@ -34,6 +34,25 @@ def test_without_a_spark_that_starts_doctor_tells_that_and_goes_on(
     assert verdicts["ledger"] == verdicts["sink"] == "ok"
 
 
+def test_the_least_policy_is_printed_without_spark_and_says_what_it_leaves_out(sparkscore, pipeline_file) -> None:
+    file = pipeline_file(ledger="s3a://ops/ledger", sink={"format": "delta", "table": "lake.scores"})
+    command = ("doctor", file, "--iam", "executor", "--set", "ledger=s3a://ops/other")
+    told = sparkscore(*command)
+    assert told.exit_code == 0
+    assert [statement["Sid"] for statement in told.json["Statement"]] == ["WriteLedger", "WriteLedgerRows"]
+    assert "ops/other/receipts/*" in told.out
+    assert told.err == "not in the policy: sink.table lake.scores: the catalog knows its place\n"
+    assert (
+        sparkscore("doctor", file, "--iam", "executor", "--set", "ledger=s3a://ops/other", "--json").json == told.json
+    )
+
+    told = sparkscore("doctor", pipeline_file(), "--iam", "driver")
+    assert told.json == {"Version": "2012-10-17", "Statement": []}
+    assert "no place that this pipeline tells is on S3" in told.err
+    told = sparkscore("doctor", "--iam", "driver")
+    assert (told.exit_code, "Expected a pipeline file with --iam" in told.err) == (2, True)
+
+
 @pytest.mark.spark
 def test_doctor_asks_the_workers_and_the_places_of_a_pipeline(spark, sparkscore, pipeline_file, tmp_path: Path) -> None:
     write_rows(tmp_path / "in", 10, 1)
