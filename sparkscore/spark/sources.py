@@ -269,7 +269,7 @@ def _pin_files(
     spark: SparkSession, form: str, locations: Sequence[str], given: StructType | None, options: Mapping[str, str]
 ) -> tuple[Snapshot, list[str]]:
     for location in locations:
-        _refuse_debris(location)
+        _refuse_folder(form, location)
     options = _reader_options(form, options)
     reader = spark.read.format(form).options(**options, **_WHOLE_FILES)
     if given is not None:
@@ -375,9 +375,17 @@ def _single(source: Any) -> str:
     )
 
 
-def _refuse_debris(location: str) -> None:
-    debris = location.rstrip("/") + "/_temporary"
-    if files.stat([debris])[0] is not None:
+def _refuse_folder(form: str, location: str) -> None:
+    """Refuse what a dead writer left, and a Delta table that is read as files: rows it deleted are still in them."""
+    debris, log = (f"{location.rstrip('/')}/{name}" for name in ("_temporary", "_delta_log"))
+    found = files.stat([debris, log])
+    if found[1] is not None:
+        raise error(
+            "SPS-ENV-SOURCE",
+            f"Expected {form} files at {location}. Got a Delta table, whose files hold deleted rows too.",
+            "Write source.format: delta; for one version of it, source.version.",
+        )
+    if found[0] is not None:
         raise error(
             "SPS-ENV-SOURCE",
             f"Expected a finished dataset at {location}. Got {debris}, which a writer that died left behind.",

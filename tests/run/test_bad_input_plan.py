@@ -60,6 +60,12 @@ def test_the_debris_of_a_dead_writer_stops_the_run(refusal, tmp_path: Path) -> N
     assert "_temporary" in refusal("SPS-ENV-SOURCE", 4).message
 
 
+def test_a_delta_table_is_not_read_as_its_files(refusal, tmp_path: Path) -> None:
+    write_rows(tmp_path / "in", 10, 1)
+    (tmp_path / "in" / "_delta_log").mkdir()
+    assert "Got a Delta table" in refusal("SPS-ENV-SOURCE", 4).message
+
+
 def test_files_without_a_row_are_an_empty_source_unless_that_is_allowed(spark, refusal, pipeline, tmp_path) -> None:
     write_rows(tmp_path / "in", 0, 2)
     assert "2 files without a row" in refusal("SPS-ENV-EMPTY", 4).message
