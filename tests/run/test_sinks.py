@@ -33,7 +33,7 @@ class Death(BaseException):
     """The driver is gone: nothing of it writes any more."""
 
 
-class DyingStore(LocalStore):
+class Dying:
     """A store whose driver dies right before it writes what holds `last` in its name or its event."""
 
     last = ""
@@ -52,6 +52,10 @@ class DyingStore(LocalStore):
             super().put(name, data)
 
 
+class DyingStore(Dying, LocalStore):
+    """On a disk."""
+
+
 def expected() -> Counter[Row]:
     """What an undisturbed run gives, by hand."""
     good = ((i, "ok", None, expected_score(i)) for i in range(ROWS) if i % 1000 != BAD)
@@ -59,7 +63,7 @@ def expected() -> Counter[Row]:
     return Counter([*good, *bad])
 
 
-def _nested(table: pa.Table) -> Counter[Row]:
+def nested_rows(table: pa.Table) -> Counter[Row]:
     rows = table.to_pylist()
     return Counter((r["id"], r["_ss"]["status"], r["_ss"].get("error_code"), r["score"]) for r in rows)
 
@@ -76,7 +80,7 @@ def _files(folder: Path, ending: str) -> list[Path]:
 def _parquet(out: Path) -> Counter[Row]:
     found = _files(out, "parquet")
     return (
-        _nested(pa.concat_tables(pq.read_table(pa.BufferReader(f.read_bytes())) for f in found)) if found else Counter()
+        nested_rows(pa.concat_tables(pq.read_table(pa.BufferReader(f.read_bytes())) for f in found)) if found else Counter()
     )
 
 
@@ -86,7 +90,7 @@ def _csv(out: Path) -> Counter[Row]:
 
 
 def _delta(out: Path) -> Counter[Row]:
-    return _nested(delta_rows(out)) if (out / "_delta_log").exists() else Counter()
+    return nested_rows(delta_rows(out)) if (out / "_delta_log").exists() else Counter()
 
 
 READERS: dict[str, tuple[dict[str, Any], Callable[[Path], Counter[Row]]]] = {
