@@ -19,6 +19,7 @@ from sparkscore.ledger.store import LocalStore
 from sparkscore.run import batch, publishing
 from sparkscore.run.discarding import discard_run
 from sparkscore.run.stage import Stage
+from tests.e2e.scenario import lanes
 from tests.run.conftest import delta_rows, expected_score, write_rows
 
 pytestmark = pytest.mark.spark
@@ -89,6 +90,15 @@ def _csv(out: Path) -> Counter[Row]:
     return sum((_flat(t) for t in tables), Counter())
 
 
+def _avro(out: Path) -> Counter[Row]:
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.getActiveSession()
+    assert spark is not None, "a run has been there before"
+    found = [str(f) for f in _files(out, "avro")]
+    return nested_rows(spark.read.format("avro").load(found).toArrow()) if found else Counter()
+
+
 def _delta(out: Path) -> Counter[Row]:
     return nested_rows(delta_rows(out)) if (out / "_delta_log").exists() else Counter()
 
@@ -97,7 +107,9 @@ READERS: dict[str, tuple[dict[str, Any], Callable[[Path], Counter[Row]]]] = {
     "parquet": ({"format": "parquet"}, _parquet),
     "csv": ({"format": "csv"}, _csv),
     "atomic": ({"format": "delta", "publish": "atomic"}, _delta),
+    "avro": ({"format": "avro"}, _avro),
 }
+LINES = [line if line != "avro" else pytest.param(line, marks=lanes) for line in READERS]
 
 
 @pytest.fixture
@@ -127,7 +139,7 @@ POINTS = (UNIT, RUN, "run_published", "run_closed")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", READERS)
+@pytest.mark.parametrize("line", LINES)
 def test_a_driver_that_dies_before_each_of_its_writes_leaves_nothing_half_and_each_row_once(
     spark, pipeline, sink, dying, tmp_path: Path, line: str
 ) -> None:
