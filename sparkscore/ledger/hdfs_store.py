@@ -53,10 +53,10 @@ class HdfsStore:
         return None
 
     def names(self, prefix: str) -> list[str]:
-        """List the folder, leaving out files that are still being written."""
+        """List the folder, leaving out files that are still being written; a colon is one again."""
         with self._access(prefix), suppress(FileNotFoundError):
             found = (entry["name"].rpartition("/")[2] for entry in self._client.listed(self._path(prefix)))
-            return sorted(name for name in found if not name.startswith("."))
+            return sorted(name.replace("%3A", ":") for name in found if not name.startswith("."))
         return []
 
     def _path(self, name: str) -> str:

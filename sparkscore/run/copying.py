@@ -18,6 +18,7 @@ from sparkscore.ledger.events import read_events
 from sparkscore.ledger.store import Store
 from sparkscore.run.frames import needed_columns, top_level
 from sparkscore.run.planning import Bound, assert_sink
+from sparkscore.run.stage import folder_name, run_of
 from sparkscore.runtime import files
 from sparkscore.spark.prepare import apply_where
 from sparkscore.spark.rows import copy_rows
@@ -55,7 +56,7 @@ def copied(spark: SparkSession, store: Store, job: Bound, run_id: str, say: Call
     assert_sink(spark, job)
     sweep_inputs(store)
     started = datetime.now(UTC)
-    folder = f"{store.root}/inputs/{run_id}/{started:{_STAMP}}-{uuid.uuid4().hex[:8]}"
+    folder = f"{store.root}/inputs/{folder_name(run_id)}/{started:{_STAMP}}-{uuid.uuid4().hex[:8]}"
     say(f"copying {rows.name} to {folder}: {rows.reason}")
     where = job.pipeline.source.where
     with rows.mapped({"source.where": where} if where else {}), interruptible(spark):
@@ -72,18 +73,18 @@ def sweep_inputs(store: Store, now: datetime | None = None) -> list[str]:
     """
     before = (now or datetime.now(UTC)) - KEPT
     removed: list[str] = []
-    for run_id in store.names("inputs"):
-        for name in store.names(f"inputs/{run_id}"):
-            folder = f"inputs/{run_id}/{name}"
-            if _made_at(name) < before and not _is_in_use(store, run_id, folder, before):
+    for of_run in map(folder_name, store.names("inputs")):
+        for name in store.names(f"inputs/{of_run}"):
+            folder = f"inputs/{of_run}/{name}"
+            if _made_at(name) < before and not _is_in_use(store, run_of(of_run), folder, before):
                 removed += _removed(store, folder)
     return removed
 
 
 def remove_inputs(store: Store, run_id: str) -> list[str]:
     """Remove the copies of a run that is taken back."""
-    names = store.names(f"inputs/{run_id}")
-    return [gone for name in names for gone in _removed(store, f"inputs/{run_id}/{name}")]
+    folder = f"inputs/{folder_name(run_id)}"
+    return [gone for name in store.names(folder) for gone in _removed(store, f"{folder}/{name}")]
 
 
 def _needed(frame: DataFrame, job: Bound) -> DataFrame:

@@ -16,6 +16,7 @@ from sparkscore.run.line import Line
 from sparkscore.run.publishing import foreign_options
 from sparkscore.run.staged_line import StagedLine
 from sparkscore.runtime import files
+from sparkscore.spark.avro import assert_avro
 from sparkscore.spark.commit import assert_same_columns, check_sink, table_of
 from sparkscore.spark.flat import assert_flat
 from sparkscore.spark.schemas import arrow_schema
@@ -50,6 +51,8 @@ def check_line(spark: SparkSession, sink: Sink, schema: pa.Schema) -> list[str]:
     """
     if sink.is_flat:
         assert_flat(schema, sink.format)
+    if sink.format == "avro":
+        assert_avro(schema)
     if sink.is_delta:
         _refuse_files_of_runs(sink)
         check_sink(spark, table_of(sink), schema, sink.partition_by)

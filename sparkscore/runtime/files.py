@@ -284,7 +284,8 @@ def _mapped(uri: str) -> Iterator[None]:
         raise FileNotFoundError(uri) from cause
     except OSError as cause:
         text = (str(cause).splitlines() or [""])[0][:300]
-        denied = isinstance(cause, PermissionError) or any(word in text for word in _DENIED)
+        # WebHDFS answers 403 to all that it refuses, and what is denied there is a PermissionError.
+        denied = isinstance(cause, PermissionError) or (not is_hdfs(uri) and any(word in text for word in _DENIED))
         raise error(
             "SPS-ENV-ACCESS" if denied else "SPS-CLUSTER-STORAGE",
             f"Expected to reach {uri}. Got {type(cause).__name__}: {text}.",

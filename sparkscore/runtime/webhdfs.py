@@ -31,7 +31,7 @@ _TAKEN = frozenset({"FileAlreadyExistsException"})
 
 
 class WebHdfs:
-    """One NameNode, as one user; paths are absolute.
+    """One NameNode, as one user; paths are absolute. A colon, which HDFS bears in no name, stands there as ``%3A``.
 
     A call that gets no whole answer is made again, after a wait that doubles. What the NameNode refuses is the OSError
     that a disk would raise: FileNotFoundError, FileExistsError, PermissionError; no answer is a ConnectionError, and
@@ -77,8 +77,7 @@ class WebHdfs:
         temporary = f"{folder}/.{uuid.uuid4().hex}"
         try:
             self._call("PUT", temporary, "CREATE", data, overwrite="true")
-            rule = "OVERWRITE" if replace else "NONE"
-            self._call("PUT", temporary, "RENAME", destination=path, renameoptions=rule)
+            self._rename(temporary, path, "OVERWRITE" if replace else "NONE")
         except FileNotFoundError:
             # Nobody else moves a name of ours: an earlier try did, whose answer was lost. Or the folder is gone.
             if self.read(path) != data:
@@ -129,6 +128,30 @@ class WebHdfs:
             return _Writer(self, path)
         return io.BufferedReader(_Reader(self, path), 1 << 20)
 
+    def mkdir(self, path: str, create_parents: bool = True) -> None:
+        """Make a folder, with those above it; one that is there is no error."""
+        del create_parents  # HDFS makes them always
+        self._call("PUT", path, "MKDIRS")
+
+    def mv(self, path: str, target: str, recursive: bool = True) -> None:
+        """Give a file or a folder another name, as a disk does: over a file or an empty folder, not over a full one.
+
+        Where an earlier try did it, whose answer was lost, the source is gone and the target is there.
+        """
+        del recursive  # a folder goes with all that is in it
+        try:
+            self._rename(path, target, "OVERWRITE")
+        except FileNotFoundError:
+            if self.exists(path) or not self.exists(target):
+                raise
+
+    def rm(self, path: str, recursive: bool = False) -> None:
+        """Remove a file or an empty folder, with `recursive` a full one; what is not there is no error."""
+        self._call("DELETE", path, "DELETE", recursive=str(recursive).lower())
+
+    def _rename(self, path: str, target: str, rule: str) -> None:
+        self._call("PUT", path, "RENAME", destination=_borne(target), renameoptions=rule)
+
     def _type(self, path: str) -> str | None:
         try:
             return str(self.info(path)["type"])
@@ -138,7 +161,7 @@ class WebHdfs:
     # -- HTTP ------------------------------------------------------------------------------------------
 
     def _call(self, method: str, path: str, op: str, data: bytes | None = None, **parameters: Any) -> bytes:
-        target = f"/webhdfs/v1{quote(path)}?{urlencode({'op': op, 'user.name': self.user, **parameters})}"
+        target = f"/webhdfs/v1{quote(_borne(path))}?{urlencode({'op': op, 'user.name': self.user, **parameters})}"
         for left in reversed(range(_TRIES)):
             try:
                 return self._answer(method, target, data)
@@ -162,6 +185,10 @@ class WebHdfs:
         if status < http.client.MULTIPLE_CHOICES:
             return body
         raise _refusal(status, body)
+
+
+def _borne(path: str) -> str:
+    return path.replace(":", "%3A")
 
 
 def _exchange(method: str, place: str, target: str, data: bytes | None) -> tuple[int, bytes, str]:

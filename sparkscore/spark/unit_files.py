@@ -12,13 +12,15 @@ import pyarrow as pa
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
+from sparkscore.spark.avro import avro_struct
 from sparkscore.spark.flat import flat_struct, flattened, nested
+from sparkscore.spark.schemas import ddl_type, quoted
 from sparkscore.spark.sources import escaped
 from sparkscore.spec.sink import FLAT_FORMATS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.types import StructType
+    from pyspark.sql.types import StructField, StructType
 
 __all__ = ["Layout", "UnitFile", "look_at", "read_rows", "write_rows"]
 
@@ -97,20 +99,23 @@ def look_at(folder: str, layout: Layout, columns: Sequence[str]) -> list[UnitFil
 def read_rows(spark: SparkSession, by_base: Mapping[str, Sequence[str]], layout: Layout, schema: StructType) -> Any:
     """Read files back as the frame that was written; those below one base share their partition columns."""
     flat = layout.format in FLAT_FORMATS
+    stored = flat_struct(schema) if flat else avro_struct(schema) if layout.format == "avro" else schema
     options = {**_BOTH_WAYS.get(layout.format, {}), **_READING.get(layout.format, {}), **dict(layout.options)}
-    reader = spark.read.format(layout.format).schema(flat_struct(schema) if flat else schema).options(**options)
+    reader = spark.read.format(layout.format).schema(stored).options(**options)
     reader = reader.option("ignoreCorruptFiles", "false").option("ignoreMissingFiles", "false")
     frames = [reader.option("basePath", base).load([escaped(p) for p in paths]) for base, paths in by_base.items()]
     if not frames:
         return spark.createDataFrame([], schema)
-    whole = reduce(lambda a, b: a.unionByName(b), (frame.select(*_names(flat, schema)) for frame in frames))
-    return nested(whole, schema) if flat else whole
+    columns = [quoted(name) for name in stored.fieldNames()]  # in their order: those of partitions come last
+    whole = reduce(lambda a, b: a.unionByName(b), (frame.select(*columns) for frame in frames))
+    if flat:
+        return nested(whole, schema)
+    return whole if stored == schema else whole.selectExpr(*map(_as_written, schema, stored))
 
 
-def _names(flat: bool, schema: StructType) -> list[str]:
-    from sparkscore.spark.schemas import quoted
-
-    return [quoted(name) for name in (flat_struct(schema) if flat else schema).fieldNames()]
+def _as_written(field: StructField, stored: StructField) -> str:
+    name = quoted(field.name)
+    return name if stored.dataType == field.dataType else f"CAST({name} AS {ddl_type(field.dataType)}) AS {name}"
 
 
 def _rows_of(uri: str, format: str, wanted: set[str]) -> int | None:

@@ -44,6 +44,21 @@ def test_a_name_that_another_took_is_not_ones_own_though_the_answer_was_lost(
     assert not store.put_if_absent("a", b"the same")
 
 
+def test_a_move_or_removal_whose_answer_was_lost_was_made(
+    store: HdfsStore, proxy: FaultyProxy, hdfs: HdfsServer, tmp_path: Path
+) -> None:
+    """The run's folder is shown, and taken back, by a rename."""
+    assert store.put_if_absent("_ready/a", b"1")
+    folder = f"{hdfs.root}/bad-days/{tmp_path.name}"
+    proxy.faults = ["none", "lost"]  # the folder above is made first
+    files.move(f"{folder}/_ready", f"{folder}/shown")
+    assert [f.uri for f in files.list_files(folder)] == [f"{folder}/shown/a"]
+    proxy.faults = ["none", "lost"]  # it is looked at first
+    files.delete_folder(f"{folder}/shown")
+    assert files.list_files(folder) == []
+    assert not proxy.faults
+
+
 def test_what_was_refused_leaves_no_file_behind(store: HdfsStore, hdfs: HdfsServer, tmp_path: Path) -> None:
     assert store.put_if_absent("a", b"1")
     assert not store.put_if_absent("a", b"2")

@@ -127,15 +127,16 @@ TEXTS = ["", " a ", "q\"uo'te", "back\\", "a,b", "line\nbreak", "\\n", "null", "
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("format", ["csv", "json", "orc"])
+@pytest.mark.parametrize("format", ["csv", "json", "orc", "avro"])
 def test_each_format_of_files_gives_back_what_it_was_given(spark, pipeline, tmp_path: Path, format: str) -> None:
-    """Kept texts, instants of microseconds, dates, nulls, a partition, and the payload of a bad row."""
+    """Kept texts, small numbers, instants of microseconds, nulls, a partition, and the payload of a bad row."""
     (tmp_path / "in").mkdir()
     n = len(TEXTS)
     table = pa.table(
         {
             "id": pa.array(range(n), pa.int64()),
             "text": pa.array(TEXTS),
+            "short": pa.array([None if i == 4 else -i for i in range(n)], pa.int16()),
             "at": pa.array([1_700_000_000_123_456 + i for i in range(n)], pa.timestamp("us", "UTC")),
             "day": pa.array([f"d{i % 2}" for i in range(n)]),
             "a": pa.array([None if i == 3 else i / 10 for i in range(n)], pa.float32()),
@@ -144,15 +145,16 @@ def test_each_format_of_files_gives_back_what_it_was_given(spark, pipeline, tmp_
         }
     )
     pq.write_table(table, tmp_path / "in" / "p.parquet")
-    keep = {"keep": ["id", "text", "at", "day"], "quarantine": {"payload": "plain"}, "on_error": {"max_fraction": 1}}
+    keep = {"keep": ["id", "text", "short", "at", "day"], "quarantine": {"payload": "plain"}, "on_error": {"max_fraction": 1}}
     frames = []
     for kind, out in (("parquet", "parquet_out"), (format, "out")):
         sink = {"format": kind, "location": str(tmp_path / out), "partition_by": ["day"]}
         pipeline(sink=sink, **keep).run(spark, run_id=f"scheduled__{kind}:1")
         frames.append(ss.read_scores(spark, str(tmp_path / out)))
-    columns = ["id", "text", "at", "day", "score"]
+    columns = ["id", "text", "short", "at", "day", "score"]
     first, second = (sorted(frame.select(columns).collect()) for frame in frames)
     assert first == second
+    assert frames[0].select(columns).dtypes == frames[1].select(columns).dtypes
     assert len(first) == n - 1
     payloads = delta_rows(tmp_path / "out_ledger" / "tables" / "quarantine")["payload"].to_pylist()
     assert [json.loads(p)["id"] for p in payloads] == [3]
@@ -204,6 +206,8 @@ def test_a_sink_that_cannot_take_the_rows_is_refused_before_anything_is_scored(s
 
     listed = {"score": {"output": "y", "then": [{"top_k": 1}]}}
     refused(r"SPS-SPEC-SINK.*single values.*csv", sink={"format": "csv", "location": out}, outputs=listed)
+    avro = {"format": "avro", "location": out}
+    refused(r"SPS-SPEC-SINK.*avro\. Got a b: the name", sink=avro, keep=["a b"], prepare=[{"with": {"a b": "a"}}])
     renamed = [{"with": {"run_id": "id"}}]
     parquet = {"format": "parquet", "location": out}
     refused(r"SPS-SPEC-COLLISION.*run_id", sink=parquet, keep=["id", "run_id"], prepare=renamed)

@@ -19,6 +19,7 @@ from sparkscore.ledger.store import LocalStore
 from sparkscore.run import batch, publishing
 from sparkscore.run.discarding import discard_run
 from sparkscore.run.stage import Stage
+from tests.e2e.scenario import lanes
 from tests.run.conftest import delta_rows, expected_score, write_rows
 
 pytestmark = pytest.mark.spark
@@ -33,7 +34,7 @@ class Death(BaseException):
     """The driver is gone: nothing of it writes any more."""
 
 
-class DyingStore(LocalStore):
+class Dying:
     """A store whose driver dies right before it writes what holds `last` in its name or its event."""
 
     last = ""
@@ -52,6 +53,10 @@ class DyingStore(LocalStore):
             super().put(name, data)
 
 
+class DyingStore(Dying, LocalStore):
+    """On a disk."""
+
+
 def expected() -> Counter[Row]:
     """What an undisturbed run gives, by hand."""
     good = ((i, "ok", None, expected_score(i)) for i in range(ROWS) if i % 1000 != BAD)
@@ -59,7 +64,7 @@ def expected() -> Counter[Row]:
     return Counter([*good, *bad])
 
 
-def _nested(table: pa.Table) -> Counter[Row]:
+def nested_rows(table: pa.Table) -> Counter[Row]:
     rows = table.to_pylist()
     return Counter((r["id"], r["_ss"]["status"], r["_ss"].get("error_code"), r["score"]) for r in rows)
 
@@ -76,7 +81,7 @@ def _files(folder: Path, ending: str) -> list[Path]:
 def _parquet(out: Path) -> Counter[Row]:
     found = _files(out, "parquet")
     return (
-        _nested(pa.concat_tables(pq.read_table(pa.BufferReader(f.read_bytes())) for f in found)) if found else Counter()
+        nested_rows(pa.concat_tables(pq.read_table(pa.BufferReader(f.read_bytes())) for f in found)) if found else Counter()
     )
 
 
@@ -85,15 +90,26 @@ def _csv(out: Path) -> Counter[Row]:
     return sum((_flat(t) for t in tables), Counter())
 
 
+def _avro(out: Path) -> Counter[Row]:
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.getActiveSession()
+    assert spark is not None, "a run has been there before"
+    found = [str(f) for f in _files(out, "avro")]
+    return nested_rows(spark.read.format("avro").load(found).toArrow()) if found else Counter()
+
+
 def _delta(out: Path) -> Counter[Row]:
-    return _nested(delta_rows(out)) if (out / "_delta_log").exists() else Counter()
+    return nested_rows(delta_rows(out)) if (out / "_delta_log").exists() else Counter()
 
 
 READERS: dict[str, tuple[dict[str, Any], Callable[[Path], Counter[Row]]]] = {
     "parquet": ({"format": "parquet"}, _parquet),
     "csv": ({"format": "csv"}, _csv),
     "atomic": ({"format": "delta", "publish": "atomic"}, _delta),
+    "avro": ({"format": "avro"}, _avro),
 }
+LINES = [line if line != "avro" else pytest.param(line, marks=lanes) for line in READERS]
 
 
 @pytest.fixture
@@ -123,7 +139,7 @@ POINTS = (UNIT, RUN, "run_published", "run_closed")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", READERS)
+@pytest.mark.parametrize("line", LINES)
 def test_a_driver_that_dies_before_each_of_its_writes_leaves_nothing_half_and_each_row_once(
     spark, pipeline, sink, dying, tmp_path: Path, line: str
 ) -> None:

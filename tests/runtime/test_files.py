@@ -223,9 +223,19 @@ def test_an_endpoint_that_does_not_answer_is_storage_not_permission(s3, monkeypa
     assert code_of(files.stat, ["s3://b/403"]) == "SPS-CLUSTER-STORAGE"
 
 
-@pytest.mark.parametrize("kind", ["disk", pytest.param("s3", marks=pytest.mark.s3)])
+_HDFS = pytest.param("hdfs", marks=[pytest.mark.hdfs, pytest.mark.slow])
+
+
+def _root(request, tmp_path, kind):
+    """Give a folder of the test's own in a kind of store."""
+    if kind == "s3":
+        return request.getfixturevalue("s3").bucket("moves").replace("s3", "s3a")
+    return f"{request.getfixturevalue('hdfs').root}/{tmp_path.name}" if kind == "hdfs" else str(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["disk", pytest.param("s3", marks=pytest.mark.s3), _HDFS])
 def test_a_file_is_moved_with_its_bytes_and_deleted_once(request, tmp_path, kind):
-    root = str(tmp_path) if kind == "disk" else request.getfixturevalue("s3").bucket("moves").replace("s3", "s3a")
+    root = _root(request, tmp_path, kind)
     files.write_bytes(f"{root}/log/0.json", b"1")
     files.move(f"{root}/log/0.json", f"{root}/aside/deep/0.json")
     assert files.list_files(f"{root}/log") == []
@@ -234,3 +244,22 @@ def test_a_file_is_moved_with_its_bytes_and_deleted_once(request, tmp_path, kind
     assert files.list_files(f"{root}/aside") == []
     with pytest.raises(FileNotFoundError):
         files.delete(f"{root}/aside/deep/0.json")
+
+
+@pytest.mark.parametrize("kind", ["disk", _HDFS])
+def test_a_folder_takes_a_free_name_with_all_that_is_in_it_and_goes_with_it(request, tmp_path, kind):
+    root = _root(request, tmp_path, kind)
+    for name in ("one/run_id=a%3Ab/x y.bin", "two/z.bin"):
+        files.write_bytes(f"{root}/{name}", b"1")
+    handle, path = files.filesystem(f"{root}/empty/below")
+    handle.create_dir(path, recursive=True)
+    handle.create_dir(path, recursive=True)
+    files.move(f"{root}/one", f"{root}/empty/below")  # an empty folder gives its name up
+    assert [f.uri for f in files.list_files(root)] == [f"{root}/empty/below/run_id=a%3Ab/x y.bin", f"{root}/two/z.bin"]
+    assert files.stat([f"{root}/one"]) == [None]
+    assert code_of(files.move, f"{root}/two", f"{root}/empty/below") == "SPS-CLUSTER-STORAGE"  # a full one does not
+    with pytest.raises(FileNotFoundError):
+        files.move(f"{root}/one", f"{root}/three")
+    for _ in range(2):
+        files.delete_folder(f"{root}/empty")
+    assert [f.uri for f in files.list_files(root)] == [f"{root}/two/z.bin"]
