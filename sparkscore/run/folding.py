@@ -143,8 +143,10 @@ def merge(
     insert: bool = True,
     wait_s: float | None = None,
     of_runs: _OfRuns = _OfRuns((), False),
-) -> None:
+) -> int:
     """Insert rows whose key is new, if so asked, and update the others: all their columns, or those of `update`.
+
+    Gives the number of both, of a merge; 0 of a first fold.
 
     Runs that end at the same moment, and share a table, take turns, for which the later one waits `wait_s`; where the
     store has no need of that, they conflict, and the later one tries again.
@@ -155,20 +157,19 @@ def merge(
         for left in reversed(range(_TRIES)):
             try:
                 with mapped(spark):
-                    _brought(spark, DeltaTable(location), keys, rows, actions, of_runs)
+                    return _brought(spark, DeltaTable(location), keys, rows, actions, of_runs)
             except SparkscoreError as failure:
                 if failure.code != "SPS-CLUSTER-CONFLICT" or not left:
                     raise
                 time.sleep(random.random())
-            else:
-                return
+    raise AssertionError("the last try returns or raises")
 
 
 def _brought(
     spark: SparkSession, table: DeltaTable, keys: tuple[str, ...], rows: DataFrame, actions: str, of_runs: _OfRuns
-) -> None:
+) -> int:
     if of_runs.is_first and of_runs.ids and append_once(spark, table, rows, of_runs.transactions[0]):
-        return
+        return 0
     if newest_version(spark, table.location) is None:
         table.write(rows.limit(0), {})
     for transaction in of_runs.transactions:
@@ -177,7 +178,8 @@ def _brought(
     rows.createOrReplaceTempView(view)
     try:
         on = " AND ".join(f"t.{quoted(k)} = s.{quoted(k)}" for k in keys)
-        spark.sql(f"MERGE INTO {table.sql} AS t USING {view} AS s ON {on} {actions}")
+        merged = spark.sql(f"MERGE INTO {table.sql} AS t USING {view} AS s ON {on} {actions}")
+        return int(merged.collect()[0].num_affected_rows)
     finally:
         spark.catalog.dropTempView(view)
 
