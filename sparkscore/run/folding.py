@@ -118,15 +118,17 @@ def merge(
     update: tuple[str, ...] | None = None,
     insert: bool = True,
     wait_s: float | None = None,
-) -> None:
+) -> int:
     """Insert rows whose key is new, if so asked, and update the others: all their columns, or those of `update`.
+
+    Gives the number of both; 0 for a table that begins with the rows.
 
     A table that is not there yet begins with the rows, in one commit instead of two and a join. Runs that end at the
     same moment, and share a table, take turns, for which the later one waits `wait_s`; where the store has no need of
     that, they conflict, and the later one tries again.
     """
     with lease_of(spark, location, wait_s)():
-        _merge(spark, location, keys, rows, update=update, insert=insert)
+        return _merge(spark, location, keys, rows, update=update, insert=insert)
 
 
 def _merge(
@@ -137,19 +139,17 @@ def _merge(
     *,
     update: tuple[str, ...] | None,
     insert: bool,
-) -> None:
+) -> int:
     for _ in range(_TRIES - 1):
         try:
             with mapped(spark):
-                _merge_once(spark, location, keys, rows, update=update, insert=insert)
+                return _merge_once(spark, location, keys, rows, update=update, insert=insert)
         except SparkscoreError as failure:
             if failure.code != "SPS-CLUSTER-CONFLICT":
                 raise
             time.sleep(random.random())
-        else:
-            return
     with mapped(spark):
-        _merge_once(spark, location, keys, rows, update=update, insert=insert)
+        return _merge_once(spark, location, keys, rows, update=update, insert=insert)
 
 
 def _merge_once(
@@ -160,19 +160,20 @@ def _merge_once(
     *,
     update: tuple[str, ...] | None,
     insert: bool,
-) -> None:
+) -> int:
     if newest_version(spark, location) is None:
         rows.write.format("delta").mode("append").save(location)
-        return
+        return 0
     view = f"sparkscore_{uuid.uuid4().hex}"
     rows.createOrReplaceTempView(view)
     try:
         on = " AND ".join(f"t.{quoted(k)} = s.{quoted(k)}" for k in keys)
         changes = "*" if update is None else ", ".join(f"t.{quoted(c)} = s.{quoted(c)}" for c in update)
-        spark.sql(
+        merged = spark.sql(
             f"MERGE INTO {delta_path(location)} AS t USING {view} AS s ON {on} "
             f"WHEN MATCHED THEN UPDATE SET {changes} {'WHEN NOT MATCHED THEN INSERT *' if insert else ''}"
         )
+        return int(merged.collect()[0].num_affected_rows)
     finally:
         spark.catalog.dropTempView(view)
 
