@@ -55,13 +55,16 @@ def discard_run(
         if not there and recorded_proofs(before):
             raise gap("the run's committed units", f"no table at {sink}", run_id)
         if newest_version(spark, quarantine) is not None:
-            with lease_of(spark, quarantine)():
-                spark.sql(f"UPDATE {delta_path(quarantine)} SET state = 'discarded' WHERE run_id = '{run_id}'")
+            _tell(spark, quarantine, "state = 'discarded'", f"run_id = '{run_id}'")
         if plan.header.get("kind") == "replay":  # the rows that it had scored again are bad once more
             table = plan.header["input"]["only"]["quarantine"]
-            reopened = "state = 'open', resolved_run_id = NULL"
-            with lease_of(spark, table)():
-                spark.sql(f"UPDATE {delta_path(table)} SET {reopened} WHERE resolved_run_id = '{run_id}'")
+            _tell(spark, table, "state = 'open', resolved_run_id = NULL", f"resolved_run_id = '{run_id}'")
         events.write("run_discarded", exit_code=0)
         remove_inputs(store, run_id)
         folding.fold_run(spark, store, run_id)
+
+
+def _tell(spark: SparkSession, quarantine: str, changes: str, where: str) -> None:
+    """Set the state of rows; one that was erased or has expired has no address any more, and stays what it is."""
+    with lease_of(spark, quarantine)():
+        spark.sql(f"UPDATE {delta_path(quarantine)} SET {changes} WHERE {where} AND state <> 'expired'")

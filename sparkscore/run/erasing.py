@@ -12,6 +12,7 @@ from sparkscore.ledger.events import opening_events
 from sparkscore.ledger.fold import quarantine_of, run_ids
 from sparkscore.ledger.plans import Plan, read_plan
 from sparkscore.ledger.store import Store
+from sparkscore.run import folding
 from sparkscore.run.leasing import lease_of
 from sparkscore.spark.delta_log import delta_path, newest_version
 from sparkscore.spark.failures import mapped
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["erase_rows", "expire_rows", "quarantines"]
 
 # The row stays as a number in its run's counts: code, stage, unit and model, and a q_id that names it to nobody.
-_EMPTY = (
-    "keys = CAST(map() AS map<string,string>), source_pointer = NULL, payload = NULL, payload_sha256 = NULL, "
-    "state = 'expired', expires_at = least(expires_at, current_timestamp())"
-)
+_EMPTY = {
+    "keys": "CAST(map() AS map<string,string>)",
+    "source_pointer": "CAST(NULL AS STRING)",
+    "payload": "CAST(NULL AS BINARY)",
+    "payload_sha256": "CAST(NULL AS STRING)",
+    "state": "'expired'",
+    "expires_at": "least(expires_at, current_timestamp())",
+}
 _TRIES = 5
 
 
@@ -95,15 +100,18 @@ def _for_the_sink(plan: Plan, where: str) -> str:
 
 
 def _emptied(spark: SparkSession, location: str, condition: str) -> int:
-    """Empty rows and give their number; rows that a deletion vector only hides are rewritten, for VACUUM to find."""
+    """Empty rows and give their number; rows that a deletion vector only hides are rewritten, for VACUUM to find.
+
+    They are merged by `q_id`: the condition of an UPDATE stands in Delta's log, and with it the key to be forgotten.
+    """
     if newest_version(spark, location) is None:
         return 0
-    update = f"UPDATE {delta_path(location)} SET {_EMPTY} WHERE state <> 'expired' AND ({condition})"
-    rows = 0
+    due = spark.read.format("delta").load(location).where(f"state <> 'expired' AND ({condition})")
+    empty = due.selectExpr("q_id", *(f"{value} AS {name}" for name, value in _EMPTY.items()))
+    rows = folding.merge(spark, location, ("q_id",), empty, update=tuple(_EMPTY), insert=False)
     for left in reversed(range(_TRIES)):
         try:
             with lease_of(spark, location)(), mapped(spark):
-                rows += int(spark.sql(update).collect()[0][0])
                 spark.sql(f"REORG TABLE {delta_path(location)} APPLY (PURGE)")
                 break
         except SparkscoreError as failure:

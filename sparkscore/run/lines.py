@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,15 @@ from sparkscore.run.line import Line
 from sparkscore.run.publishing import foreign_options
 from sparkscore.run.staged_line import StagedLine
 from sparkscore.runtime import files
-from sparkscore.spark.avro import assert_avro
 from sparkscore.spark.commit import assert_same_columns, check_sink, table_of
 from sparkscore.spark.flat import assert_flat
 from sparkscore.spark.schemas import arrow_schema
+from sparkscore.spark.unit_files import assert_avro
 from sparkscore.spark.views import check_views
 from sparkscore.spec.sink import FILE_FORMATS, Sink
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 __all__ = ["check_line", "line_of"]
 
@@ -34,9 +35,7 @@ _NO_FORMAT = ("DATA_SOURCE_NOT_FOUND", "ClassNotFoundException", "Failed to find
 def line_of(spark: SparkSession, plan: Plan, store: Store) -> Line:
     """Give the line of a planned run; it takes the sink as the plan has it."""
     sink = Sink.model_validate(plan.header.get("sink_keys") or {"format": "delta", "location": plan.header["sink"]})
-    if sink.is_delta and sink.publish == "progressive":
-        return DeltaLine(spark, sink, plan)
-    return StagedLine(spark, sink, plan, store)
+    return StagedLine(spark, sink, plan, store) if sink.is_staged else DeltaLine(spark, sink, plan)
 
 
 def check_line(spark: SparkSession, sink: Sink, schema: pa.Schema) -> list[str]:
@@ -53,6 +52,7 @@ def check_line(spark: SparkSession, sink: Sink, schema: pa.Schema) -> list[str]:
         assert_flat(schema, sink.format)
     if sink.format == "avro":
         assert_avro(schema)
+        _opens(lambda: spark.read.format("avro").schema("id INT").load([]), "avro")
     if sink.is_delta:
         _refuse_files_of_runs(sink)
         check_sink(spark, table_of(sink), schema, sink.partition_by)
@@ -120,26 +120,36 @@ def _assert_as_published(sink: Sink, schema: pa.Schema) -> None:
 
 
 def _look_at_foreign(spark: SparkSession, sink: Sink) -> str:
-    """Find out whether Spark knows the format; a table that is not there yet is no hindrance."""
+    reader = spark.read.format(sink.format).options(**foreign_options(sink))
+    opens = _opens(lambda: reader.load(sink.location) if sink.location else reader.load(), sink.format)
+    return (
+        f"sink format {sink.format}: units are handed over at least once; one whose driver dies in that moment stands "
+        f"there twice{'' if opens else '; it is not there yet, or did not answer'}"
+    )
+
+
+def _opens(load: Callable[[], DataFrame], format: str) -> bool:
+    """Find out whether Spark knows a format; a table that is not there yet is no hindrance, and False.
+
+    Raises
+    ------
+    ClusterError
+        `SPS-ENV-PACKAGE` when it does not.
+    """
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
-    reader = spark.read.format(sink.format).options(**foreign_options(sink))
-    told = ""
     try:
-        (reader.load(sink.location) if sink.location else reader.load()).schema  # noqa: B018  # asks the source
+        load().schema  # noqa: B018  # asks the source
     except (PySparkException, Py4JError) as cause:
         if any(word in str(cause) for word in _NO_FORMAT):
-            near = get_close_matches(sink.format, ("delta", *FILE_FORMATS, "jdbc"), n=1)
+            near = get_close_matches(format, {"delta", *FILE_FORMATS, "jdbc"} - {format}, n=1)
             raise error(
                 "SPS-ENV-PACKAGE",
-                f"Expected a sink format that this Spark session can write. Got {sink.format!r}, which it does not "
+                f"Expected a sink format that this Spark session can write. Got {format!r}, which it does not "
                 f"find, or whose driver it lacks.",
                 f"Did you mean {near[0]!r}?" if near else "Start the session with its jars (spark.jars).",
                 where="sink.format",
             ) from cause
-        told = "; it is not there yet, or did not answer"
-    return (
-        f"sink format {sink.format}: units are handed over at least once; one whose driver dies in that moment stands "
-        f"there twice{told}"
-    )
+        return False
+    return True

@@ -23,6 +23,7 @@ from sparkscore.runtime.binding import Binding, bind
 from sparkscore.runtime.models import PinnedModel
 from sparkscore.runtime.session import read_signature
 from sparkscore.scoring.scorer import result_schema
+from sparkscore.spark.delta_log import newest_version
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.rows import rounded_columns
@@ -129,6 +130,7 @@ def assert_sink(spark: SparkSession, job: Bound) -> list[str]:
     SpecError
         `SPS-SPEC-SINK`.
     """
+    _assert_delta(spark, job.pipeline)
     sink, schema = job.pipeline.sink, sink_schema(spark, job)
     _assert_partitions(sink.partition_by, schema)
     weaker = check_line(spark, sink, schema)
@@ -157,6 +159,7 @@ def assert_same(pipeline: Any, plan: Plan) -> None:
 
 def restore(spark: SparkSession, pipeline: Any, plan: Plan) -> Bound:
     """Bind the pipeline to the input and the model that a plan pinned."""
+    _assert_delta(spark, pipeline)
     model = repin(pipeline, plan.header["model"])
     return _bind(spark, pipeline, restore_snapshot(plan.header["input"]), (), model)
 
@@ -167,6 +170,14 @@ def sink_schema(spark: SparkSession, job: Bound) -> pa.Schema:
     scored = result_schema(job.scoring, arrow_schema(frame.schema))
     rows = [f for f in scored if f.name not in (ERR_COL, POINTER_COL)]
     return pa.schema([pa.field("_ss", tables.arrow_struct(tables.SS)), *rows])
+
+
+def _assert_delta(spark: SparkSession, pipeline: Any) -> None:
+    """Refuse a session without Delta, in which quarantine and ledger are told whatever the sink is; a Delta line asks
+    its own table.
+    """
+    if pipeline.sink.is_staged:
+        newest_version(spark, quarantine_location(pipeline))
 
 
 def _assert_partitions(names: Sequence[str], schema: pa.Schema) -> None:

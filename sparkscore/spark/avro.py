@@ -1,23 +1,13 @@
-"""What Avro asks for: the columns of a file, by its header, in workers; the columns that a sink may have, and their types.
-
-Spark reads a column that a file lacks as silent nulls.
-"""
+"""The columns of an Avro file, by its header, in workers: Spark reads one that a file lacks as silent nulls."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from sparkscore.errors import error
-
-if TYPE_CHECKING:
-    from pyspark.sql.types import StructType
-
-__all__ = ["assert_avro", "avro_columns", "avro_header", "avro_struct"]
+__all__ = ["avro_columns", "avro_header"]
 
 _MAGIC = b"Obj\x01"
 _HEADER_BYTES = 4 << 20  # far beyond the schema of thousands of columns
@@ -69,58 +59,6 @@ def avro_columns(source: Any) -> list[str] | None:
         return [str(field["name"]) for field in schema["fields"]]
     except (IndexError, KeyError, TypeError, ValueError):
         return None
-
-
-def assert_avro(schema: pa.Schema) -> None:
-    """Refuse columns that Avro cannot hold, before anything is scored: by their names, or as maps without texts as keys.
-
-    Raises
-    ------
-    SpecError
-        `SPS-SPEC-SINK`, naming the column.
-    """
-    for column in schema:
-        for got in _refused(column):
-            raise error(
-                "SPS-SPEC-SINK",
-                "Expected columns and fields named by letters, digits and '_', and maps whose keys are texts, for a "
-                f"sink of format avro. Got {column.name}: {got}.",
-                "Rename it in `prepare`, leave it out of `keep`, or use format parquet.",
-                where=f"outputs.{column.name}",
-            )
-
-
-def _refused(field: pa.Field) -> Iterator[str]:
-    """Tell what of a column Avro does not hold, as Spark judges it (`AvroFileFormat`, `SchemaConverters`)."""
-    kind = field.type
-    if not re.fullmatch(r"[^\W\d]\w*", field.name):
-        yield f"the name {field.name!r}"
-    if pa.types.is_map(kind):
-        if not pa.types.is_string(kind.key_type):
-            yield f"a map from {kind.key_type}"
-        yield from _refused(kind.item_field)
-    elif pa.types.is_list(kind):
-        yield from _refused(kind.value_field)
-    elif pa.types.is_struct(kind):
-        for child in kind:
-            yield from _refused(child)
-
-
-def avro_struct(schema: StructType) -> StructType:
-    """Give the schema under which Spark reads back what it wrote: it stores small integers as Avro's int."""
-    from pyspark.sql.types import StructType
-
-    return StructType.fromJson(_stored(schema.jsonValue()))
-
-
-def _stored(kind: Any) -> Any:
-    """Widen a type in Spark's JSON."""
-    if isinstance(kind, list):
-        return [_stored(field) for field in kind]
-    if isinstance(kind, dict):
-        types = ("type", "fields", "elementType", "keyType", "valueType")
-        return {key: _stored(value) if key in types else value for key, value in kind.items()}
-    return "integer" if kind in ("byte", "short") else kind
 
 
 def _long(data: bytes, at: int) -> tuple[int, int]:

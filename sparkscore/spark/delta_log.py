@@ -136,8 +136,9 @@ def history(spark: SparkSession, table: str, limit: int | None = None) -> list[A
             raise error(
                 "SPS-ENV-PACKAGE",
                 "Expected a Spark session with Delta. Got one that does not know DESCRIBE HISTORY.",
-                "Start it with Delta's jars (`sparkscore jars`) and the settings spark.sql.extensions and "
-                "spark.sql.catalog.spark_catalog, as README.md shows for spark-submit.",
+                "Start it, or the Connect server that gives it, with Delta's jars (`sparkscore jars`) and the settings "
+                "spark.sql.extensions and spark.sql.catalog.spark_catalog, as README.md shows for spark-submit.",
+                session=f"Spark {spark.version} at {spark.conf.get('spark.master', 'an unknown master')}",
             ) from cause
         raise
 

@@ -245,4 +245,4 @@ def rounded_columns(schema: StructType) -> list[str]:
 
 def copy_rows(frame: DataFrame, folder: str) -> None:
     """Write a frame as Parquet into a folder that nobody else has."""
-    frame.write.mode("errorifexists").option("maxRecordsPerFile", _ROWS_PER_FILE).parquet(folder)
+    frame.write.mode("error").option("maxRecordsPerFile", _ROWS_PER_FILE).parquet(folder)

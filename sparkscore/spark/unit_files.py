@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
@@ -12,7 +13,6 @@ import pyarrow as pa
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
-from sparkscore.spark.avro import avro_struct
 from sparkscore.spark.flat import flat_struct, flattened, nested
 from sparkscore.spark.schemas import ddl_type, quoted
 from sparkscore.spark.sources import escaped
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructField, StructType
 
-__all__ = ["Layout", "UnitFile", "look_at", "read_rows", "write_rows"]
+__all__ = ["Layout", "UnitFile", "assert_avro", "avro_struct", "look_at", "read_rows", "write_rows"]
 
 _TIMES = {
     "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",  # Spark's default keeps milliseconds only
@@ -74,7 +74,7 @@ def write_rows(frame: DataFrame, folder: str, layout: Layout) -> None:
     """
     rows = flattened(frame) if layout.format in FLAT_FORMATS else frame
     options = {**_BOTH_WAYS.get(layout.format, {}), **dict(layout.options)}
-    writer = rows.write.format(layout.format).mode("errorifexists").options(**options)
+    writer = rows.write.format(layout.format).mode("error").options(**options)
     if layout.partition_by:
         writer = writer.partitionBy(*layout.partition_by)
     writer.save(folder)
@@ -152,3 +152,55 @@ def _damaged(uri: str, got: str) -> Exception:
         "Look at the sink's storage; nothing of the unit was committed, and the same run id scores it again.",
         file=uri,
     )
+
+
+def assert_avro(schema: pa.Schema) -> None:
+    """Refuse columns that Avro cannot hold, before anything is scored: by their names, and maps from other than texts.
+
+    Raises
+    ------
+    SpecError
+        `SPS-SPEC-SINK`, naming the column.
+    """
+    for column in schema:
+        for got in _refused(column):
+            raise error(
+                "SPS-SPEC-SINK",
+                "Expected columns and fields named by letters, digits and '_', and maps whose keys are texts, for a "
+                f"sink of format avro. Got {column.name}: {got}.",
+                "Rename it in `prepare`, leave it out of `keep`, or use format parquet.",
+                where=f"outputs.{column.name}",
+            )
+
+
+def _refused(field: pa.Field) -> Iterator[str]:
+    """Tell what of a column Avro does not hold, as Spark judges it (`AvroFileFormat`, `SchemaConverters`)."""
+    kind = field.type
+    if not re.fullmatch(r"[^\W\d]\w*", field.name):
+        yield f"the name {field.name!r}"
+    if pa.types.is_map(kind):
+        if not pa.types.is_string(kind.key_type):
+            yield f"a map from {kind.key_type}"
+        yield from _refused(kind.item_field)
+    elif pa.types.is_list(kind):
+        yield from _refused(kind.value_field)
+    elif pa.types.is_struct(kind):
+        for child in kind:
+            yield from _refused(child)
+
+
+def avro_struct(schema: StructType) -> StructType:
+    """Give the schema under which Spark reads back what it wrote: it stores small integers as Avro's int."""
+    from pyspark.sql.types import StructType
+
+    return StructType.fromJson(_stored(schema.jsonValue()))
+
+
+def _stored(kind: Any) -> Any:
+    """Widen a type in Spark's JSON."""
+    if isinstance(kind, list):
+        return [_stored(field) for field in kind]
+    if isinstance(kind, dict):
+        types = ("type", "fields", "elementType", "keyType", "valueType")
+        return {key: _stored(value) if key in types else value for key, value in kind.items()}
+    return "integer" if kind in ("byte", "short") else kind

@@ -79,6 +79,11 @@ class Sink(Closed):
         return not self.is_delta and self.format not in FILE_FORMATS
 
     @property
+    def is_staged(self) -> bool:
+        """Whether its units are staged: those of all sinks but a Delta table that shows each as it is committed."""
+        return not self.is_delta or self.publish == "atomic"
+
+    @property
     def is_flat(self) -> bool:
         """Whether its columns are single values."""
         return self.is_foreign or self.format in FLAT_FORMATS

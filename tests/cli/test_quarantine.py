@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def test_a_person_is_erased_and_what_is_due_expires_and_vacuum_takes_the_rest(
     assert f"DELETE FROM delta.`{tmp_path / 'out'}` WHERE CAST(`id` AS STRING) = '107'" in told.out
     spark.sql(told.out.splitlines()[-1])  # what it says to do is SQL that does it
     assert _left(tmp_path) == {7, 207, 307}
+    assert "107" not in _said(tmp_path / "bad")
     assert 107 not in delta_rows(tmp_path / "out")["id"].to_pylist()
 
     rows = delta_rows(tmp_path / "bad").to_pylist()
@@ -126,6 +128,13 @@ def _left(tmp_path: Path) -> set[int]:
     rows = delta_rows(tmp_path / "bad").to_pylist()
     assert all((r["payload"] is None) == (not r["keys"]) == (r["source_pointer"] is None) for r in rows)
     return {json.loads(r["payload"])["id"] for r in rows if r["payload"]}
+
+
+def _said(table: Path) -> set[str]:
+    """Give the words of what a table's log says was done to it."""
+    logs = "".join(file.read_text() for file in (table / "_delta_log").glob("*.json"))
+    done = [json.loads(line).get("commitInfo", {}).get("operationParameters", {}) for line in logs.splitlines()]
+    return set(re.findall(r"\w+", json.dumps(done)))
 
 
 def _csv(folder: Path) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,9 @@ from sparkscore.ledger.plans import read_plan
 from sparkscore.ledger.store import open_store
 from sparkscore.run import attempt
 from sparkscore.run.discarding import discard_run
+from sparkscore.run.erasing import erase_rows
 from sparkscore.spark.carriers import UnitTask
+from tests.e2e.scenario import lanes
 from tests.run.conftest import delta_rows, expected_score, linear_model, write_rows
 
 pytestmark = [pytest.mark.spark, pytest.mark.place]
@@ -142,6 +145,29 @@ def test_every_entrance_works(spark, document, tmp_path: Path) -> None:
     store = open_store(pipeline.spec.ledger)
     discard_run(spark, store, read_plan(store, "r1"))
     assert _scores(tmp_path) == []
+
+
+@lanes
+def test_a_connect_client_stages_files_copies_a_view_and_mends_and_forgets_its_bad_rows(
+    spark, document, tmp_path: Path
+) -> None:
+    if "connect" not in type(spark).__module__:
+        pytest.skip("elsewhere it is the session of all other tests that does it")
+    spark.read.parquet(document["source"]["location"]).createOrReplaceTempView("places")
+    document |= {"source": {"table": "places"}, "sink": {"format": "parquet", "location": str(tmp_path / "out")}}
+    document |= {"on_error": {"max_fraction": 0.5}, "quarantine": {"payload": "plain"}}
+    assert ss.Pipeline.load(document).run(spark, run_id="r1").summary().quarantined_rows == 1
+    mended = ss.Pipeline.load({**document, "prepare": [{"with": {"a": "coalesce(a, 0)"}}]})
+    assert mended.requeue("r1", spark).summary().ok_rows == 1
+    scores = ss.read_scores(spark, str(tmp_path / "out")).select("id").collect()
+    assert Counter(row.id for row in scores) == Counter(range(ROWS))
+
+    store, quarantine = open_store(mended.spec.ledger), tmp_path / "out_ledger" / "tables" / "quarantine"
+    assert [row["state"] for row in delta_rows(quarantine).to_pylist()] == ["replayed_ok"]
+    assert erase_rows(spark, store, {"id": "7"})[0] == {str(quarantine): 1}
+    assert [row["payload"] for row in delta_rows(quarantine).to_pylist()] == [None]
+    discard_run(spark, store, read_plan(store, "r1"))
+    assert Counter(row.id for row in ss.read_scores(spark, str(tmp_path / "out")).collect()) == Counter([7])
 
 
 def test_workers_get_a_model_and_labels_that_only_the_driver_reads(spark, tmp_path: Path) -> None:

@@ -137,14 +137,18 @@ def test_a_run_of_a_connect_client_is_stopped_and_killed_and_resumed(
 def test_a_connect_server_without_deltas_jars_is_named_before_anything_is_written(
     pipeline_file: Path, tmp_path: Path
 ) -> None:
+    """Of a sink of files too, whose quarantine and ledger are Delta tables."""
     (tmp_path / "server").mkdir()
     with connect_server(tmp_path / "server", {"spark.ui.enabled": "false"}, "local[1]") as url:
         command = [sys.executable, "-m", "sparkscore", "score", "--remote", url, *_arguments(pipeline_file)]
-        assert _start(command, tmp_path).wait(WITHIN_S) == 4
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert (result["code"], result["exit_code"]) == ("SPS-ENV-PACKAGE", 4)
-    assert "Expected a Spark session with Delta." in result["message"]
+        for more in ([], ["--set", "sink.format=parquet"]):
+            assert _start([*command, *more], tmp_path).wait(WITHIN_S) == 4
+            result = json.loads((tmp_path / "result.json").read_text())
+            assert (result["code"], result["exit_code"]) == ("SPS-ENV-PACKAGE", 4)
+            assert "Expected a Spark session with Delta." in result["message"]
+            assert "or the Connect server that gives it" in result["message"]
     assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "ledger").glob("plans/*"))
 
 
 @pytest.mark.skipif(not WHOLE, reason="of `make lanes`: what local-cluster adds to the two above is its master's URL")

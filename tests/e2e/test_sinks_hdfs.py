@@ -103,7 +103,13 @@ def test_a_run_into_parquet_on_hdfs_is_shown_by_one_rename_and_taken_back(
 @lanes
 @pytest.mark.parametrize("line", SINKS)
 def test_a_driver_that_dies_before_each_of_its_writes_leaves_nothing_half_and_each_row_once(
-    spark, workers, root: str, job: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+    spark,
+    workers,
+    root: str,
+    job: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
 ) -> None:
     """One run, tried again after each death, beside one on a disk."""
     disk = str(tmp_path / "local")

@@ -145,7 +145,11 @@ def test_each_format_of_files_gives_back_what_it_was_given(spark, pipeline, tmp_
         }
     )
     pq.write_table(table, tmp_path / "in" / "p.parquet")
-    keep = {"keep": ["id", "text", "short", "at", "day"], "quarantine": {"payload": "plain"}, "on_error": {"max_fraction": 1}}
+    keep = {
+        "keep": ["id", "text", "short", "at", "day"],
+        "quarantine": {"payload": "plain"},
+        "on_error": {"max_fraction": 1},
+    }
     frames = []
     for kind, out in (("parquet", "parquet_out"), (format, "out")):
         sink = {"format": kind, "location": str(tmp_path / out), "partition_by": ["day"]}

@@ -81,7 +81,9 @@ def _files(folder: Path, ending: str) -> list[Path]:
 def _parquet(out: Path) -> Counter[Row]:
     found = _files(out, "parquet")
     return (
-        nested_rows(pa.concat_tables(pq.read_table(pa.BufferReader(f.read_bytes())) for f in found)) if found else Counter()
+        nested_rows(pa.concat_tables(pq.read_table(pa.BufferReader(f.read_bytes())) for f in found))
+        if found
+        else Counter()
     )
 
 
