@@ -129,7 +129,7 @@ def _deletable(pipeline: Any, of_driver: bool) -> list[str]:
 def _stage(pipeline: Any) -> str | None:
     """Give the place in whose `_stage` a run's units wait, as `run.publishing` has it; None where they do not."""
     sink = pipeline.sink
-    if sink.is_delta and sink.publish == "progressive":
+    if not sink.is_staged:
         return None
     return str(pipeline.ledger if sink.is_foreign or sink.location is None else sink.location)
 
