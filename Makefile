@@ -11,7 +11,7 @@ help:
 	@echo "make demo    score the 336,776 flights of 2013: environment, jars, data, then the main job"
 	@echo "make test    the whole test suite, real parts included"
 	@echo "make check   what to run before each commit: ruff, mypy, import contract, house rules, fast tests"
-	@echo "make lanes   all of the contract suite on local-cluster, a standalone cluster and Spark Connect; stages on S3"
+	@echo "make lanes   all of the contract suite on each kind of cluster; sinks and bad rows on HDFS and S3"
 	@echo "make bench   the table of benchmarks/"
 	@echo "make chaos   the faults of docs/reliability.md, played with real processes (about an hour)"
 	@echo "make docs    the documentation, into site/"
@@ -34,7 +34,8 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo --no-cache
 
 lanes: $(VENV)/.dev
-	SPARKSCORE_LANES=1 $(BIN)/python -m pytest tests/e2e/test_clusters.py tests/e2e/test_sinks_s3.py -v --durations=0
+	SPARKSCORE_LANES=1 $(BIN)/python -m pytest tests/e2e/test_clusters.py -v --durations=0
+	SPARKSCORE_LANES=1 $(BIN)/python -m pytest tests -m lanes --deselect tests/e2e/test_clusters.py -v --durations=0
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

@@ -21,6 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--place", default="local[2,4]", help="Spark master, or sc://… of a Connect server, for `spark`.")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("lanes") and not os.environ.get("SPARKSCORE_LANES"):
+        pytest.skip("of `make lanes`: it takes minutes")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the tests' models out of the user's cache; processes that tests start inherit it."""

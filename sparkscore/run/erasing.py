@@ -17,6 +17,7 @@ from sparkscore.run.leasing import lease_of
 from sparkscore.spark.delta_log import delta_path, newest_version
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.schemas import quoted
+from sparkscore.spec.sink import FILE_FORMATS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -94,6 +95,8 @@ def expire_rows(spark: SparkSession, store: Store) -> dict[str, int]:
 def _for_the_sink(plan: Plan, where: str) -> str:
     keys = plan.header.get("sink_keys") or {}
     kind = keys.get("format", "delta")
+    if kind not in ("delta", *FILE_FORMATS):
+        return f"-- delete from {plan.header['sink']}, by {kind}: {where}"
     if kind != "delta":
         return f"-- write the {kind} files at {plan.header['sink']} again without: {where}"
     return f"DELETE FROM {keys.get('table') or delta_path(plan.header['sink'])} WHERE {where}"

@@ -82,6 +82,7 @@ def test_a_person_is_erased_and_what_is_due_expires_and_vacuum_takes_the_rest(
     assert told.out.startswith("1 quarantined rows emptied"), told.err
     assert f"DELETE FROM delta.`{tmp_path / 'out'}` WHERE CAST(`id` AS STRING) = '107'" in told.out
     spark.sql(told.out.splitlines()[-1])  # what it says to do is SQL that does it
+    assert "107" in _said(tmp_path / "out")  # in the log of the user's own table, as the docs warn
     assert _left(tmp_path) == {7, 207, 307}
     assert "107" not in _said(tmp_path / "bad")
     assert 107 not in delta_rows(tmp_path / "out")["id"].to_pylist()

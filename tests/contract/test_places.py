@@ -27,7 +27,6 @@ from sparkscore.run import attempt
 from sparkscore.run.discarding import discard_run
 from sparkscore.run.erasing import erase_rows
 from sparkscore.spark.carriers import UnitTask
-from tests.e2e.scenario import lanes
 from tests.run.conftest import delta_rows, expected_score, linear_model, write_rows
 
 pytestmark = [pytest.mark.spark, pytest.mark.place]
@@ -147,7 +146,7 @@ def test_every_entrance_works(spark, document, tmp_path: Path) -> None:
     assert _scores(tmp_path) == []
 
 
-@lanes
+@pytest.mark.lanes
 def test_a_connect_client_stages_files_copies_a_view_and_mends_and_forgets_its_bad_rows(
     spark, document, tmp_path: Path
 ) -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pytest
 from deltalake import DeltaTable
 
 from sparkscore.runtime import files
 from tests.run.conftest import linear_model, write_rows
 
-__all__ = ["bad_rows", "document", "lanes", "put_up", "scored_rows", "second_reader"]
-
-# What takes long, and of which the ordinary suite holds a part.
-lanes = pytest.mark.skipif(not os.environ.get("SPARKSCORE_LANES"), reason="of `make lanes`: it takes minutes")
+__all__ = ["bad_rows", "document", "put_up", "scored_rows", "second_reader"]
 
 
 def document(root: str, **keys: Any) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from sparkscore.run.discarding import discard_run
 from sparkscore.run.erasing import erase_rows
 from sparkscore.run.pipeline import Pipeline
 from sparkscore.runtime import files
-from tests.e2e.scenario import document, lanes, second_reader
+from tests.e2e.scenario import document, second_reader
 from tests.run.conftest import expected_score, linear_model, write_rows
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900), lanes]
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.lanes]
 
 ROWS = 400
 BAD = [7, 107, 207, 307]

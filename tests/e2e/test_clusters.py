@@ -151,7 +151,7 @@ def test_a_connect_server_without_deltas_jars_is_named_before_anything_is_writte
     assert not list((tmp_path / "ledger").glob("plans/*"))
 
 
-@pytest.mark.skipif(not WHOLE, reason="of `make lanes`: what local-cluster adds to the two above is its master's URL")
+@pytest.mark.lanes  # what local-cluster adds to the two above is its master's URL
 def test_a_run_of_the_command_line_on_a_local_cluster_is_killed_and_resumed(
     pipeline_file: Path, tmp_path: Path
 ) -> None:

@@ -20,15 +20,18 @@ from sparkscore.ledger.hdfs_store import HdfsStore
 from sparkscore.ledger.plans import read_plan
 from sparkscore.run import batch, publishing
 from sparkscore.run.discarding import discard_run
+from sparkscore.run.lines import line_of
 from sparkscore.run.pipeline import Pipeline
 from sparkscore.runtime import files
 from tests.e2e.killing import kill_at
-from tests.e2e.scenario import bad_rows, document, lanes, put_up, second_reader
+from tests.e2e.scenario import bad_rows, document, put_up, second_reader
 from tests.hdfs import HdfsServer
+from tests.run.conftest import expected_score, write_rows
 from tests.run.test_sinks import BAD, BEAT_S, ROWS, Death, Dying, Row, expected, nested_rows
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.hdfs, pytest.mark.timeout(900)]
 
+FEW = 200
 RUN = "scheduled__2026-11-27T00:00:00"  # as Airflow names them: Hadoop's paths bear no colon
 FOLDER = RUN.replace(":", "%3A")
 SHOWN = f"run_id={FOLDER}"
@@ -88,19 +91,20 @@ def _parts(root: str) -> list[str]:
 def test_a_run_into_parquet_on_hdfs_is_shown_by_one_rename_and_taken_back(
     spark, workers, root: str, job: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    run = Pipeline.load(job("parquet")).run(spark, run_id=RUN)
-    assert (run.summary().state, run.summary().quarantined_rows) == ("SUCCEEDED", 20)
-    assert _shown(root, "parquet", tmp_path) == expected()
+    write_rows(tmp_path / "disk" / "in", FEW, 2)
+    assert Pipeline.load(job("parquet")).run(spark, run_id=RUN).summary().state == "SUCCEEDED"
+    good = Counter((i, "ok", None, expected_score(i)) for i in range(FEW))
+    assert _shown(root, "parquet", tmp_path) == good
     plain = spark.read.parquet(f"{root}/out").select("id", "part", "run_id").collect()  # what any reader of files sees
-    assert Counter((r.id, r.part, r.run_id) for r in plain) == Counter((i, i % 3, RUN) for i in range(ROWS))
-    assert ss.read_scores(spark, f"{root}/out").count() == ROWS - 20
+    assert Counter((r.id, r.part, r.run_id) for r in plain) == Counter((i, i % 3, RUN) for i in range(FEW))
+    assert ss.read_scores(spark, f"{root}/out").count() == FEW
 
     store = HdfsStore(f"{root}/ledger")
-    discard_run(spark, store, read_plan(store, RUN))
+    line_of(spark, read_plan(store, RUN), store).discard()
     assert _parts(root) == []
 
 
-@lanes
+@pytest.mark.lanes
 @pytest.mark.parametrize("line", SINKS)
 def test_a_driver_that_dies_before_each_of_its_writes_leaves_nothing_half_and_each_row_once(
     spark,
@@ -149,7 +153,7 @@ def _bad() -> Counter[Row]:
     return Counter((i, "error", "SPS-ROW-NULL", None) for i in range(ROWS) if i % 1000 == BAD)
 
 
-@lanes
+@pytest.mark.lanes
 def test_a_killed_run_resumes_beside_another_one_and_both_are_taken_back_by_the_command_line(
     root: str, job: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -180,7 +184,7 @@ def test_a_killed_run_resumes_beside_another_one_and_both_are_taken_back_by_the_
     assert {(r["run_id"], r["state"]) for r in runs.to_pylist()} == {(RUN, "DISCARDED"), ("r2", "DISCARDED")}
 
 
-@lanes
+@pytest.mark.lanes
 def test_an_overwrite_on_hdfs_that_failed_half_way_replaces_its_part_in_one_commit(
     spark, workers, root: str, job: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -97,7 +96,7 @@ def test_a_killed_run_into_parquet_on_s3_resumes_to_each_row_once(s3: S3Server, 
     assert Counter(rows["id"].to_pylist()) == Counter(range(ROWS))
 
 
-@pytest.mark.skipif(not os.environ.get("SPARKSCORE_LANES"), reason="of `make lanes`: three runs on a cluster")
+@pytest.mark.lanes  # three runs on a cluster
 def test_stages_and_copies_on_s3_need_what_the_policies_of_driver_and_executors_allow(
     s3: S3Server, tmp_path: Path
 ) -> None:

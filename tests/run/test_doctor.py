@@ -17,7 +17,9 @@ from sparkscore.ledger.events import EventLog
 from sparkscore.ledger.store import LocalStore
 from sparkscore.run.doctor import leftovers, places, software
 from sparkscore.run.doctor.checks import Check
+from sparkscore.run.stage import Stage
 from sparkscore.spark import probe
+from sparkscore.spark.unit_files import Layout
 from tests.run.conftest import write_rows
 
 HOME = Path(__file__).parents[2]
@@ -180,6 +182,12 @@ def _old(path: Path, age_s: float) -> Path:
     return path
 
 
+def _unit(root: Path, run_id: str, attempt: int, seq: int) -> Path:
+    """Name a file of a staged unit, by the stage itself."""
+    stage = Stage(None, LocalStore(root), str(root), run_id, Layout("parquet"))
+    return Path(stage._unit_folder(attempt, seq)) / "part"
+
+
 def test_leftovers_are_told_and_only_what_is_provably_dead_is_removed(tmp_path: Path) -> None:
     store, sink, source = LocalStore(tmp_path / "ledger"), tmp_path / "out", tmp_path / "in"
     for _ in range(2):  # two attempts: the first one was passed over
@@ -188,13 +196,15 @@ def test_leftovers_are_told_and_only_what_is_provably_dead_is_removed(tmp_path: 
     dead = [
         _old(sink / "_temporary" / "0" / "part", 2 * DAY_S),
         _old(tmp_path / "ledger" / "events" / f".{'a' * 32}", 2 * DAY_S),
-        _old(sink / "_stage" / "r1" / "1" / "0" / "part", 2 * DAY_S),
+        _old(_unit(sink, "r1", 1, 0), 2 * DAY_S),
     ]
+    LocalStore(sink).put("_manifests/r1/000001.json", b'{"attempt": 1}')
     kept = [
         _old(source / "_temporary" / "0" / "part", 60),  # perhaps still written
         _old(tmp_path / "ledger" / "events" / f".{'b' * 32}", 60),
-        _old(sink / "_stage" / "r1" / "2" / "0" / "part", 2 * DAY_S),  # the newest attempt's
-        _old(sink / "_stage" / "other" / "1" / "0" / "part", 2 * DAY_S),  # of a run that this ledger does not know
+        _old(_unit(sink, "r1", 1, 1), 2 * DAY_S),  # which is committed
+        _old(_unit(sink, "r1", 2, 0), 2 * DAY_S),  # the newest attempt's
+        _old(_unit(sink, "other", 1, 0), 2 * DAY_S),  # of a run that this ledger does not know
         _old(sink / "part-0.parquet", 2 * DAY_S),
     ]
     named = {"sink": str(sink), "source[0]": str(source)}
@@ -207,6 +217,9 @@ def test_leftovers_are_told_and_only_what_is_provably_dead_is_removed(tmp_path: 
     assert [p for p in dead if p.exists()] == []
     assert [p for p in kept if not p.exists()] == []
     assert not (sink / "_temporary").exists()
+    in_ledger = _old(_unit(tmp_path / "ledger", "r1", 1, 0), 2 * DAY_S)  # of a table of the catalog
+    assert leftovers.clean(leftovers.find_debris({}, store))
+    assert not in_ledger.exists()
     again = leftovers.find_debris(named, store)
     assert leftovers.debris(again).verdict == "ok"
     young = leftovers.temporary(again)

@@ -19,7 +19,6 @@ from sparkscore.ledger.store import LocalStore
 from sparkscore.run import batch, publishing
 from sparkscore.run.discarding import discard_run
 from sparkscore.run.stage import Stage
-from tests.e2e.scenario import lanes
 from tests.run.conftest import delta_rows, expected_score, write_rows
 
 pytestmark = pytest.mark.spark
@@ -111,7 +110,7 @@ READERS: dict[str, tuple[dict[str, Any], Callable[[Path], Counter[Row]]]] = {
     "atomic": ({"format": "delta", "publish": "atomic"}, _delta),
     "avro": ({"format": "avro"}, _avro),
 }
-LINES = [line if line != "avro" else pytest.param(line, marks=lanes) for line in READERS]
+LINES = [line if line != "avro" else pytest.param(line, marks=pytest.mark.lanes) for line in READERS]
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from sparkscore.ledger.events import CLOSING, attempts, read_events
 from sparkscore.ledger.fold import run_ids
 from sparkscore.ledger.liveness import last_sign
-from sparkscore.ledger.store import Store
+from sparkscore.ledger.store import Store, open_store
+from sparkscore.run.debris import dead_units
 from sparkscore.run.doctor.checks import Check, ok, warn
 from sparkscore.run.doctor.places import SCRATCH
+from sparkscore.run.sink_store import SinkStore
 from sparkscore.runtime import files
 
 __all__ = ["Debris", "clean", "debris", "find_debris", "open_runs", "temporary"]
@@ -47,7 +49,8 @@ def find_debris(places: Mapping[str, str], store: Store | None, now_s: float | N
         half = [f for f in _local_files(root) if _HALF_WRITTEN.fullmatch(f.uri.rpartition("/")[2])]
         found += [_debris(_HALF, root, [file], now_s) for file in half]
         found += [_folder("doctor's scratch", f"{place}/{SCRATCH}", now_s) for place in (root, sink) if place]
-        found += _stages(sink, store, now_s) if sink else []
+        stages = [SinkStore(open_store(sink))] if sink else [store]  # a table of the catalog has its own in the ledger
+        found += [_folder("a stage", place, now_s) for stage in stages for place in dead_units(stage, store)]
     return [one for one in found if one.uris]
 
 
@@ -101,21 +104,6 @@ def _report(code: str, found: list[Debris]) -> Check:
         "sparkscore doctor PIPELINE --clean" if dead else "Find out whether that write still runs; look again later."
     )
     return warn(code, text, remedy)
-
-
-def _stages(sink: str, store: Store, now_s: float) -> list[Debris]:
-    """Find staged units, `_stage/<run>/<attempt>/…`, of attempts that closed or were passed over."""
-    by_attempt: dict[tuple[str, str], list[files.FileStat]] = {}
-    for file in files.list_files(f"{sink}/_stage"):
-        run_id, attempt, *_ = [*file.uri[len(f"{sink}/_stage/") :].split("/"), ""]
-        by_attempt.setdefault((run_id, attempt), []).append(file)
-    over = [key for key in by_attempt if key[1].isdecimal() and _is_over(store, key[0], int(key[1]))]
-    return [_debris("a stage", f"{sink}/_stage/{r}/{a}", by_attempt[r, a], now_s) for r, a in over]
-
-
-def _is_over(store: Store, run_id: str, attempt: int) -> bool:
-    numbers = attempts(store, run_id)
-    return bool(numbers) and attempt < numbers[-1]
 
 
 def _folder(what: str, place: str, now_s: float) -> Debris:
