@@ -12,10 +12,8 @@ import json
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from sparkscore.errors import SparkscoreError, error
@@ -82,7 +80,9 @@ def ended_when_still(
     limit_s: float | None,
     names: Callable[[], list[str]],
 ) -> Iterator[None]:
-    """In the driver: cancel the block's jobs once a task of the unit has told that it stands still.
+    """In the driver: cancel the session's jobs once a task of the unit has told that it stands still.
+
+    A tag would leave other runs of the session alone, but a classic session knows a thread's tags in that thread only.
 
     Parameters
     ----------
@@ -100,23 +100,20 @@ def ended_when_still(
     ClusterError
         ``SPS-CLUSTER-STALLED``. Cores may be held by tasks that cannot be ended: who catches it starts no Spark job.
     """
-    if limit_s is None or not hasattr(spark, "interruptTag"):  # Spark 4.0 has it
+    if limit_s is None or not hasattr(spark, "interruptAll"):  # Spark 4.0 has it
         yield
         return
-    tag = f"sparkscore-{uuid.uuid4().hex}"
-    lookout = _Lookout(partial(spark.interruptTag, tag), _prefix(unit), names, max(_LEAST_LOOK_S, limit_s / _LOOKS))
+    lookout = _Lookout(spark.interruptAll, _prefix(unit), names, max(_LEAST_LOOK_S, limit_s / _LOOKS))
     lookout.start()
-    spark.addTag(tag)
     try:
         yield
-        spark.removeTag(tag)  # not after an interrupt, whose answer this thread's connection still owes
     except Exception as cause:  # boundary: whatever a cancelled job ends with
         if lookout.told is None:
             raise
         raise _stalled(unit, paths, lookout.told, limit_s) from cause
     finally:
         lookout.over.set()
-        lookout.join(_JOIN_S)
+        lookout.join(_JOIN_S)  # a late cancel would hit the next unit
 
 
 class _Lookout(threading.Thread):
