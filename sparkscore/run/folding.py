@@ -157,7 +157,7 @@ def merge(
         for left in reversed(range(_TRIES)):
             try:
                 with mapped(spark):
-                    return _brought(spark, DeltaTable(location), keys, rows, actions, of_runs)
+                    return _brought(spark, DeltaTable(location), keys, rows, actions, of_runs=of_runs)
             except SparkscoreError as failure:
                 if failure.code != "SPS-CLUSTER-CONFLICT" or not left:
                     raise
@@ -166,7 +166,7 @@ def merge(
 
 
 def _brought(
-    spark: SparkSession, table: DeltaTable, keys: tuple[str, ...], rows: DataFrame, actions: str, of_runs: _OfRuns
+    spark: SparkSession, table: DeltaTable, keys: tuple[str, ...], rows: DataFrame, actions: str, *, of_runs: _OfRuns
 ) -> int:
     if of_runs.is_first and of_runs.ids and append_once(spark, table, rows, of_runs.transactions[0]):
         return 0
