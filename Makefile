@@ -11,7 +11,7 @@ help:
 	@echo "make demo    score the 336,776 flights of 2013: environment, jars, data, then the main job"
 	@echo "make test    the whole test suite, real parts included"
 	@echo "make check   what to run before each commit: ruff, mypy, import contract, house rules, fast tests"
-	@echo "make lanes   all of the contract suite on each kind of cluster; sinks and bad rows on HDFS and S3"
+	@echo "make lanes   what takes minutes: all of the contract suite on each kind of cluster, kills in every place"
 	@echo "make bench   the table of benchmarks/"
 	@echo "make chaos   the faults of docs/reliability.md, played with real processes (about an hour)"
 	@echo "make docs    the documentation, into site/"
@@ -21,8 +21,12 @@ demo: $(VENV)/.demo
 	@$(BIN)/sparkscore demo
 
 # By folder, not by number of tests: the long files come early, and both workers end together.
-test: $(VENV)/.dev
+test: $(VENV)/.dev .jars/spark.jsa
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+
+.jars/spark.jsa: $(VENV)/.demo
+	@echo "Setting up Java's archive of the classes that runs load (once; a minute) …"
+	@$(BIN)/python -m tests.archive $(CURDIR)/$@ >/dev/null 2>&1 || echo "… without it"
 
 check: lint
 	$(BIN)/python -m pytest tests -q -m "not spark and not slow" -n 2 --dist loadfile
@@ -33,9 +37,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 
-lanes: $(VENV)/.dev
+lanes: $(VENV)/.dev .jars/spark.jsa
 	SPARKSCORE_LANES=1 $(BIN)/python -m pytest tests/e2e/test_clusters.py -v --durations=0
-	SPARKSCORE_LANES=1 $(BIN)/python -m pytest tests -m lanes --deselect tests/e2e/test_clusters.py -v --durations=0
+	SPARKSCORE_LANES=1 $(BIN)/python -m pytest tests -m "lanes or turn" --deselect tests/e2e/test_clusters.py -v --durations=0
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

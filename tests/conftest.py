@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.archive import ARCHIVE, JAVA_OPTIONS
 from tests.hdfs import HdfsServer, hdfs_server
 from tests.postgres import PASSWORD, Postgres, driver, postgres
 from tests.servers import S3Server, s3_server
@@ -16,15 +18,25 @@ from tests.servers import S3Server, s3_server
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_HERE = "local[2,4]"
+# Of a run over a few rows Spark spends a third of its CPU on making and compiling the code of queries that run once.
+# What a user has, compiled code, is in each process that tests start: the demo, commands, notebooks, clusters.
+_QUERIES_THAT_RUN_ONCE = {"spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--place", default="local[2,4]", help="Spark master, or sc://… of a Connect server, for `spark`.")
+    parser.addoption("--place", default=_HERE, help="Spark master, or sc://… of a Connect server, for `spark`.")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("lanes") and not os.environ.get("SPARKSCORE_LANES"):
+    if os.environ.get("SPARKSCORE_LANES"):
+        return
+    if item.get_closest_marker("lanes"):
         pytest.skip("of `make lanes`: it takes minutes")
+    turn = item.get_closest_marker("turn")
+    if turn and datetime.now(UTC).toordinal() % turn.args[1] != turn.args[0]:
+        pytest.skip(f"of another day, and of `make lanes`: it runs on each {turn.args[1]}th day")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,8 +47,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_java() -> None:
-    """Keep Java's second compiler out of sessions that end before it pays: a quarter less CPU for the suite."""
-    os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
+    """Start each JVM as is quickest for sessions of seconds."""
+    archived = f" -XX:SharedArchiveFile={ARCHIVE}" if ARCHIVE.exists() else ""
+    os.environ.setdefault("JDK_JAVA_OPTIONS", JAVA_OPTIONS + archived)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +72,8 @@ def _session(
 
     place = request.config.getoption("--place")
     conf = {"spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse"))}
+    if place == _HERE:
+        conf |= _QUERIES_THAT_RUN_ONCE
     if place.startswith("local-cluster"):
         conf["spark.executorEnv.SPARKSCORE_CACHE"] = str(tmp_path_factory.mktemp("executors"))  # as on another machine
     if place.startswith("spark:"):  # its workers have caches of their own, and know nothing of this folder
@@ -75,9 +90,9 @@ def spark(_session: SparkSession) -> Iterator[SparkSession]:
     yield _session
     _session.catalog.clearCache()
     _session.catalog.setCurrentDatabase("default")
-    for table in _session.catalog.listTables():
-        if table.isTemporary:
-            _session.catalog.dropTempView(table.name)
+    for view in _session.sql("SHOW VIEWS").collect():
+        if view.isTemporary:
+            _session.catalog.dropTempView(view.viewName)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,9 @@ def _start(file: Path, launcher: list[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(told, env=environment, stdout=subprocess.DEVNULL, stderr=err)
 
 
-@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "exit_code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.turn(2, 3))]
+)
 def test_a_signal_stops_the_run_and_the_next_start_is_immediate(
     spark, sparkscore, pipeline_file, tmp_path: Path, signum: int, exit_code: int
 ) -> None:
@@ -77,6 +79,7 @@ def test_a_signal_stops_the_run_and_the_next_start_is_immediate(
     assert sorted(delta_rows(tmp_path / "out")["id"].to_pylist()) == list(range(ROWS))
 
 
+@pytest.mark.turn(1, 3)
 def test_under_spark_submit_a_sigterm_ends_the_jvm_first_and_the_books_are_closed_all_the_same(
     spark, pipeline_file, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """The contract suite and whole runs on real clusters: local-cluster, a standalone master with two workers, Connect.
 
-`make lanes` runs all of the contract suite in each place; here are the cases in which places differ.
+Each day has one of the three, and of the contract suite the cases in which places differ; `make lanes` runs all of it.
 """
 
 from __future__ import annotations
@@ -63,10 +63,12 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield Cluster(url, folder)
 
 
+@pytest.mark.turn(0, 3)
 def test_the_contract_holds_on_a_local_cluster(tmp_path: Path) -> None:
     _contract("local-cluster[2,1,1024]", tmp_path)
 
 
+@pytest.mark.turn(1, 3)
 def test_the_contract_holds_on_a_standalone_cluster(standalone_cluster: Cluster, tmp_path: Path) -> None:
     # Its executors are those of a local cluster; what they do not share with the driver is another cache.
     _contract(standalone_cluster.url, tmp_path, "every_kind and (mapInArrow or batch) or only_the_driver")
@@ -74,6 +76,7 @@ def test_the_contract_holds_on_a_standalone_cluster(standalone_cluster: Cluster,
     assert 1 <= len(list(kept)) <= 2  # a copy a node that had a task
 
 
+@pytest.mark.turn(2, 3)
 def test_the_contract_holds_on_a_connect_server(connect: Cluster, tmp_path: Path) -> None:
     _contract(connect.url, tmp_path)
     assert len(list(connect.folder.glob("cache/models/*/encoders"))) == 1
@@ -110,6 +113,7 @@ def pipeline_file(tmp_path: Path) -> Path:
     return tmp_path / "p.yaml"
 
 
+@pytest.mark.turn(1, 3)
 def test_a_run_of_spark_submit_is_killed_and_resumed_on_a_cluster_whose_python_has_no_sparkscore(
     standalone_cluster: Cluster, pipeline_file: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +128,7 @@ def test_a_run_of_spark_submit_is_killed_and_resumed_on_a_cluster_whose_python_h
     assert list(standalone_cluster.folder.glob("worker-*/cache/models/*/linear.onnx"))
 
 
+@pytest.mark.turn(2, 3)
 def test_a_run_of_a_connect_client_is_stopped_and_killed_and_resumed(
     connect: Cluster, pipeline_file: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +139,7 @@ def test_a_run_of_a_connect_client_is_stopped_and_killed_and_resumed(
     _finish(command, tmp_path)
 
 
+@pytest.mark.turn(2, 3)
 def test_a_connect_server_without_deltas_jars_is_named_before_anything_is_written(
     pipeline_file: Path, tmp_path: Path
 ) -> None:

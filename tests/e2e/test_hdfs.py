@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.hdfs, pytest.mark
 ROWS, UNITS, EVERY = 20_000, 2, 1_000  # a file of 10,000 rows is a unit; one row in a thousand is bad
 
 
+@pytest.mark.turn(0, 3)
 def test_a_run_on_hdfs_that_is_killed_resumes_to_the_bits_of_a_run_on_a_disk(
     spark, hdfs: HdfsServer, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(600)]
 ROWS, BAD = 20_000, 4_321
 
 
+@pytest.mark.turn(0, 3)
 def test_a_driver_that_is_killed_goes_on_with_the_rows_as_they_were_copied(pg: Postgres, tmp_path: Path) -> None:
     pg.sql(ROWS_IN_SQL.format(last=ROWS - 1, bad=BAD))
     parts = {"partitionColumn": "id", "lowerBound": "0", "upperBound": str(ROWS), "numPartitions": "4"}

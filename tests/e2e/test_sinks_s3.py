@@ -53,6 +53,7 @@ for pipeline in sys.argv[3:]:
 """
 
 
+@pytest.mark.turn(2, 3)
 def test_a_killed_run_into_parquet_on_s3_resumes_to_each_row_once(s3: S3Server, tmp_path: Path) -> None:
     s3.bucket("sinks")
     write_rows(tmp_path / "in", ROWS, 2, bad=lambda i: i % 1000 == 7)

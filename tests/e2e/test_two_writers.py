@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.s3,
     pytest.mark.hdfs,
     pytest.mark.timeout(600),
+    pytest.mark.turn(1, 3),
 ]
 
 ROWS, UNITS, EVERY = 20_000, 2, 1_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,17 @@ _ROW = {
 }
 
 
+@pytest.fixture
+def compiled(spark) -> Iterator[None]:
+    """Spark's errors of generated code, as a user meets them; they differ from those of the suite's own session."""
+    suites = spark.conf.get("spark.sql.codegen.factoryMode")
+    spark.conf.set("spark.sql.codegen.factoryMode", "FALLBACK")
+    yield
+    spark.conf.set("spark.sql.codegen.factoryMode", suites)
+
+
 @pytest.mark.spark
+@pytest.mark.usefixtures("compiled")
 def test_what_raises_on_a_row_is_a_failed_expression_and_nothing_of_the_row_is_told(spark, tmp_path: Path) -> None:
     kinds = {"big": "bigint", "n": "int"}
     schema = ", ".join(f"{name} {kinds.get(name, 'string')}" for name in _ROW)
