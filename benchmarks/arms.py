@@ -52,6 +52,32 @@ def sparkscore_frame(spark: Any, rows: Path, model: str) -> Any:
     return ss.score(spark.read.parquet(str(rows)), model, {"x": COLUMNS}, {"p": "p[:, 0]"}, keep=["id"])
 
 
+def fused(spark: Any, rows: Path, model: str) -> None:
+    """The scan of a run with `scan: fused`, by the scorer and the columns of `ss.score`; no commit and no proof."""
+    _noop(fused_frame(spark, rows, model))
+
+
+def fused_frame(spark: Any, rows: Path, model: str) -> Any:
+    import sparkscore as ss
+    from sparkscore.run.planning import bound, make_plan
+    from sparkscore.run.scan import choose, cores_of, cut_tasks
+    from sparkscore.scoring.scorer import result_schema
+    from sparkscore.scoring.verdicts import ERR_TYPE
+    from sparkscore.spark import udfs
+    from sparkscore.spark.carriers import FrameTask, FusedTask
+    from sparkscore.spark.schemas import spark_schema
+
+    job = bound(spark, ss.Pipeline.load({**_document(rows, model), "scan": "fused"}).spec)
+    plan = make_plan(spark, job, "bench")
+    scan = choose(spark, job, plan).scan
+    assert scan is not None, "scan: fused gives a scan or raises"
+    shown = pa.struct([ERR_TYPE.field(name) for name in ("error_code", "error_message")])
+    schema = result_schema(job.scoring, scan.batch_schema)
+    schema = schema.set(schema.get_field_index("err"), pa.field("err", shown))
+    tasks = cut_tasks(spark, [file for unit in plan.units for file in unit.files], cores_of(spark))
+    return udfs.fused_frame(spark, FusedTask(scan, tasks, FrameTask(job.scoring, shown)), spark_schema(schema))
+
+
 def plain(spark: Any, rows: Path, model: str) -> None:
     """`mapInArrow` by hand: no checks, and an error column that is always null."""
     _noop(plain_frame(spark, rows, model))
@@ -124,9 +150,13 @@ def whole_run(spark: Any, rows: Path, model: str) -> None:
     """A batch run: addresses, one Delta commit a unit, proof, ledger, quarantine."""
     import sparkscore as ss
 
+    shutil.rmtree(rows.parent / "out", ignore_errors=True)
+    ss.Pipeline.load(_document(rows, model)).run(spark)
+
+
+def _document(rows: Path, model: str) -> dict[str, Any]:
     out = rows.parent / "out"
-    shutil.rmtree(out, ignore_errors=True)
-    document = {
+    return {
         "version": 1,
         "name": "bench",
         "source": {"format": "parquet", "location": str(rows)},
@@ -137,7 +167,6 @@ def whole_run(spark: Any, rows: Path, model: str) -> None:
         "sink": {"format": "delta", "location": str(out / "scores")},
         "ledger": str(out / "ledger"),
     }
-    ss.Pipeline.load(document).run(spark)
 
 
 def _noop(frame: Any) -> None:
@@ -146,6 +175,7 @@ def _noop(frame: Any) -> None:
 
 ARMS = {
     "raw loop, one process": raw,
+    "sparkscore fused scan": fused,
     "sparkscore ss.score": sparkscore,
     "plain mapInArrow": plain,
     "predict_batch_udf": predict_batch_udf,

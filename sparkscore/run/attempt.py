@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -30,21 +30,23 @@ from sparkscore.run.planning import Bound, quarantine_location
 from sparkscore.run.proof import UnitProof, prove, receipted, recorded_proofs
 from sparkscore.run.records import record_cause, record_findings, record_plan
 from sparkscore.run.result import Run
+from sparkscore.run.scan import Choice, choose, cores_of, cut_tasks
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
 from sparkscore.scoring.scorer import result_schema
-from sparkscore.spark.carriers import TASK_COL, UnitContext, UnitTask
+from sparkscore.spark.carriers import TASK_COL, FusedTask, UnitContext, UnitTask
 from sparkscore.spark.commit import Commit, unit_constants, with_ss
 from sparkscore.spark.failures import from_spark, mapped, shown_cause
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sessions import hand_out, interruptible, is_over
 from sparkscore.spark.standstill import ended_when_still
 from sparkscore.spark.survey import changed_since
-from sparkscore.spark.udfs import map_in_arrow
+from sparkscore.spark.udfs import fused_frame, map_in_arrow
 from sparkscore.spec.scoring import ScoringPlan, Sealing
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 __all__ = ["Attempt", "Progress", "exit_code_of"]
 
@@ -89,6 +91,7 @@ class Attempt:
         self._scoring: int | None = None  # the unit at hand
         self._sealing: Sealing | None = None
         self._model = job.scoring.model  # as the workers find it
+        self._choice = Choice(None)
         self._lost: dict[int, int] = {}  # units to be made again -> the version at which they were lost
 
     def run(self, progress: Progress) -> Run:
@@ -111,12 +114,16 @@ class Attempt:
     # -- steps -----------------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        with mapped(self.spark):
+            self._choice = choose(self.spark, self.job, self.plan)
         self.events.write(
             "run_claimed",
             device=self.pipeline.model.device,
             on_error=self.pipeline.on_error.model_dump(mode="json"),
             quarantine=quarantine_location(self.pipeline),
             model_flags=list(self.job.model.flags),
+            scan=self._choice.name,
+            scan_reason=self._choice.why,
             **versions(self.spark),
         )
         record_plan(self.events, self.plan)
@@ -260,13 +267,26 @@ class Attempt:
 
     def _unit_frame(self, unit: Unit, context: UnitContext) -> DataFrame:
         scoring = self._task_plan(unit)
-        paths = [f.path for f in unit.files]
-        frame = scoring_frame(prepared(self.spark, self.job.snapshot, self.pipeline, paths), scoring)
-        schema = result_schema(scoring, arrow_schema(frame.schema))
-        declared = spark_schema(schema.append(pa.field(TASK_COL, pa.int64())))
+        task = UnitTask(scoring, context)
+        scan = self._choice.scan
+        if scan is not None:
+            rows = scan.batch_schema
+            tasks = cut_tasks(self.spark, unit.files, self._cores)
+            scored = fused_frame(self.spark, FusedTask(scan, tasks, task), self._declared(scoring, rows))
+        else:
+            paths = [f.path for f in unit.files]
+            frame = scoring_frame(prepared(self.spark, self.job.snapshot, self.pipeline, paths), scoring)
+            scored = map_in_arrow(frame, task, self._declared(scoring, arrow_schema(frame.schema)))
         provider = _PROVIDERS.get(self.pipeline.model.device, "auto")
         constants = unit_constants(self.plan.run_id, unit, scoring.model, provider, datetime.now(UTC))
-        return with_ss(map_in_arrow(frame, UnitTask(scoring, context), declared), constants)
+        return with_ss(scored, constants)
+
+    def _declared(self, scoring: ScoringPlan, rows: pa.Schema) -> StructType:
+        return spark_schema(result_schema(scoring, rows).append(pa.field(TASK_COL, pa.int64())))
+
+    @cached_property
+    def _cores(self) -> int:
+        return cores_of(self.spark)
 
     def _task_plan(self, unit: Unit) -> ScoringPlan:
         scoring = self.job.scoring

@@ -12,6 +12,7 @@ from sparkscore.errors import CODES
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.inspection import Sample, empty_source, first_rows
 from sparkscore.run.planning import Bound, bound, make_plan
+from sparkscore.run.scan import choose
 from sparkscore.spec.scoring import ERR_COL, InputPlan
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class CheckReport:
         SPS-ROW-… -> rows of the sample.
     bad_fraction : float
         Bad rows of those that `prepare` kept; a forecast, as good as the first rows are typical.
+    scan : str
+        Who will read the source, and where it is Spark, why.
     duplicate_key_rows : int
         Rows of the sample that share their keys with another one.
     """
@@ -65,6 +68,7 @@ class CheckReport:
     bad_fraction: float
     duplicate_key_rows: int
     sink: str
+    scan: str
     narrowing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
@@ -84,6 +88,7 @@ class CheckReport:
             f"  model        {self.model['uri']}",
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",
             f"  provider     {self.provider} (on the driver)",
+            f"  scan         {self.scan}",
             *(f"  input        {name}: {text}" for name, text in self.inputs.items()),
             *(f"  output       {name}: {text}" for name, text in self.outputs.items()),
             f"  golden rows  {golden}",
@@ -136,6 +141,7 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
         bad_fraction=fraction,
         duplicate_key_rows=duplicates,
         sink=pipeline.sink.place,
+        scan=str(choose(spark, job, plan)),
         narrowing=job.binding.narrowing,
         warnings=(*plan.header["warnings"], *_warnings(job, sample, fraction, duplicates)),
     )

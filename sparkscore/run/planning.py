@@ -29,7 +29,7 @@ from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.rows import rounded_columns
 from sparkscore.spark.schemas import arrow_schema, quoted
 from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
-from sparkscore.spark.survey import Look, survey
+from sparkscore.spark.survey import Look, survey, unfused
 from sparkscore.spec.expressions import render
 from sparkscore.spec.fingerprint import fingerprint
 from sparkscore.spec.pipeline import to_document
@@ -117,6 +117,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "narrowing": list(job.binding.narrowing),
         "warnings": [*job.binding.warnings, *weaker],
         "sink_weaker": weaker,
+        "unfused": unfused(looks),
     }
     return Plan(header, units)
 

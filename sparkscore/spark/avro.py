@@ -13,7 +13,7 @@ _MAGIC = b"Obj\x01"
 _HEADER_BYTES = 4 << 20  # far beyond the schema of thousands of columns
 
 
-def avro_header(source: Any) -> tuple[None, pa.Schema]:
+def avro_header(source: Any) -> tuple[None, pa.Schema, dict[bytes, bytes]]:
     """Give the columns of an Avro file without their types, which Spark compares itself; their number is not known.
 
     Raises
@@ -24,7 +24,7 @@ def avro_header(source: Any) -> tuple[None, pa.Schema]:
     columns = avro_columns(source)
     if columns is None:
         raise pa.ArrowInvalid("it does not begin as a whole Avro file")
-    return None, pa.schema([(name, pa.null()) for name in columns])
+    return None, pa.schema([(name, pa.null()) for name in columns]), {}
 
 
 def avro_columns(source: Any) -> list[str] | None:

@@ -10,7 +10,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from sparkscore.errors import SparkscoreError
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import numbers
 from sparkscore.runtime.crumbs import Crumb
+from sparkscore.runtime.slices import Scan, Slice, read_slices
 from sparkscore.scoring.projection import projected
 from sparkscore.scoring.scorer import Scorer, open_scorer
 from sparkscore.spark.evidence import UnitContext, task_crumb
@@ -31,7 +32,7 @@ from sparkscore.spec.scoring import ERR_COL, ModelFile, ModelRef, ScoringPlan
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TASK_COL", "ColumnTask", "FrameTask", "UnitContext", "UnitTask", "artifact_name"]
+__all__ = ["TASK_COL", "ColumnTask", "FrameTask", "FusedTask", "UnitContext", "UnitTask", "artifact_name"]
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +103,20 @@ class UnitTask:
             files.write_bytes(f"{folder}/{self.unit.attempt}-{partition}-{task_id}.json", json.dumps(receipt).encode())
         except (SparkscoreError, OSError) as refusal:  # the rows do not depend on it; the run says what it cannot count
             _log.warning("the receipt of task %d could not be written: %s", task_id, refusal)
+
+
+class FusedTask:
+    """`mapInArrow` function of a fused batch run: a row is the number of a task, which reads its slices itself."""
+
+    def __init__(self, scan: Scan, slices: Sequence[Sequence[Slice]], task: UnitTask) -> None:
+        self.scan = scan
+        self.slices = slices
+        self.task = task
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Read and score the slices of one partition."""
+        numbers = [number for batch in batches for number in batch.column(0).to_pylist()]
+        return self.task(read_slices(self.scan, [one for number in numbers for one in self.slices[number]]))
 
 
 class ColumnTask:

@@ -5,7 +5,7 @@ Workers import this module, so it imports no more than they have: pyarrow, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow as pa
 from sparkscore.errors import error
 from sparkscore.runtime import files
 
-__all__ = ["RESULT", "Footers", "Read", "kind_of", "orc_footer", "parquet_footer"]
+__all__ = ["RESULT", "Footers", "Read", "kind_of", "orc_footer", "parquet_footer", "unlike_spark"]
 
 RESULT = pa.schema(
     [
@@ -23,21 +23,27 @@ RESULT = pa.schema(
         ("rows", pa.int64()),
         ("code", pa.string()),
         ("problem", pa.string()),
+        ("unfused", pa.string()),
     ]
 )
 _Columns = tuple[tuple[str, str], ...]  # names and kinds
-Read = Callable[[Any], tuple[int | None, pa.Schema]]  # a column whose type is null: Spark will tell
+# Rows, columns (one whose type is null: Spark will tell), and the keys that the writer left.
+Read = Callable[[Any], tuple[int | None, pa.Schema, Mapping[bytes, bytes]]]
 # Spark has no unsigned integers, and reads Parquet's as the next type that holds them all.
 _SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "decimal128(20, 0)"}
 
 
 class Footers:
-    """`mapInArrow` function over paths: rows and problems of the files, as `RESULT`."""
+    """`mapInArrow` function over paths: rows and problems of the files, as `RESULT`.
 
-    def __init__(self, read: Read, needed: _Columns, absent_is_null: bool) -> None:
+    `fused` are the needed columns as Spark types them: of a file that a worker may read otherwise, `unfused` says why.
+    """
+
+    def __init__(self, read: Read, needed: _Columns, absent_is_null: bool, fused: pa.Schema | None = None) -> None:
         self._read = read
         self._needed = needed
         self._absent_is_null = absent_is_null
+        self._fused = fused
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Look at the files of one partition."""
@@ -47,23 +53,24 @@ class Footers:
             arrays = [pa.array(list(c), f.type) for c, f in zip(columns, RESULT, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=RESULT)
 
-    def _look(self, path: str) -> tuple[str, int, int, int | None, str | None, str | None]:
+    def _look(self, path: str) -> tuple[str, int, int, int | None, str | None, str | None, str | None]:
         stat = files.stat([path])[0]
         if stat is None:
-            return path, 0, 0, None, "SPS-DATA-GONE", "the file is not there"
+            return path, 0, 0, None, "SPS-DATA-GONE", "the file is not there", None
         facts = (path, stat.size_bytes, stat.mtime_ns // 1_000_000)
         filesystem, bare = files.filesystem(path)
         try:
             with filesystem.open_input_file(bare) as source:
-                rows, schema = self._read(source)
+                rows, schema, keys = self._read(source)
         except (pa.ArrowException, OSError) as cause:
             told = str(cause).splitlines()[0][:200]
             if told.startswith("AWS Error"):  # the store's answer, which says nothing of the file
                 wanted = f"Expected to reach {path}. Got {told}."
                 raise error("SPS-CLUSTER-STORAGE", wanted, "Look at the store; try again.", file=path) from cause
-            return *facts, None, "SPS-DATA-FILE", told
+            return *facts, None, "SPS-DATA-FILE", told, None
         problem = self._column_problem(schema)
-        return *facts, rows, "SPS-DATA-COLUMN" if problem else None, problem
+        unfused = None if problem or self._fused is None else unlike_spark(self._fused, schema, keys)
+        return *facts, rows, "SPS-DATA-COLUMN" if problem else None, problem, unfused
 
     def _column_problem(self, schema: pa.Schema) -> str | None:
         by_name = {f.name.lower(): f.type for f in schema}
@@ -76,20 +83,68 @@ class Footers:
         return None
 
 
-def parquet_footer(source: Any) -> tuple[int, pa.Schema]:
-    """Read the rows and the columns of a Parquet file."""
+def parquet_footer(source: Any) -> tuple[int, pa.Schema, Mapping[bytes, bytes]]:
+    """Read the rows, the columns and the writer's keys of a Parquet file."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(source) as parquet:
-        return parquet.metadata.num_rows, parquet.schema_arrow
+        return parquet.metadata.num_rows, parquet.schema_arrow, parquet.metadata.metadata or {}
 
 
-def orc_footer(source: Any) -> tuple[int, pa.Schema]:
+def orc_footer(source: Any) -> tuple[int, pa.Schema, Mapping[bytes, bytes]]:
     """Read the rows and the columns of an ORC file."""
     from pyarrow import orc
 
     file = orc.ORCFile(source)
-    return file.nrows, file.schema
+    return file.nrows, file.schema, {}
+
+
+def unlike_spark(wanted: pa.Schema, schema: pa.Schema, keys: Mapping[bytes, bytes]) -> str | None:
+    """Say why a worker might read another value of a Parquet file than Spark, None where it reads the same.
+
+    Parameters
+    ----------
+    wanted : Schema
+        The needed columns as Spark types them.
+    schema : Schema
+        The file's, as pyarrow reads it.
+    keys : mapping
+        What the file's writer left in its footer.
+
+    Notes
+    -----
+    Spark takes days and instants of some writers for those of an older calendar (`DataSourceUtils.datetimeRebaseSpec`).
+    pyarrow gives INT96 as nanoseconds, which overflow outside 1677 to 2262.
+    """
+    types = {field.name.lower(): field.type for field in schema}
+    for field in wanted:
+        found = types.get(field.name.lower())
+        if found is None:
+            continue
+        if pa.types.is_timestamp(found) and found.unit == "ns":
+            return f"PARQUET_LEGACY {field.name} is in nanoseconds or INT96"
+        if (pa.types.is_date(found) or pa.types.is_timestamp(found)) and _is_legacy(keys):
+            return f"PARQUET_LEGACY {field.name} may be in the calendar of Spark 2"
+        if not _same(field.type, found):
+            return f"TYPES {field.name} is {found} in a file, {field.type} to Spark"
+    return None
+
+
+def _is_legacy(keys: Mapping[bytes, bytes]) -> bool:
+    by_spark = keys.get(b"org.apache.spark.version", b"3")
+    return by_spark < b"3" or any(key.startswith(b"org.apache.spark.legacy") for key in keys)
+
+
+def _same(wanted: pa.DataType, found: pa.DataType) -> bool:
+    """Whether a cast in Arrow gives what Spark reads."""
+    if pa.types.is_dictionary(found):
+        return _same(wanted, found.value_type)
+    if pa.types.is_timestamp(wanted):
+        return pa.types.is_timestamp(found) and (wanted.tz is None) == (found.tz is None)
+    if pa.types.is_list(wanted):
+        lists = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
+        return lists and _same(wanted.value_type, found.value_type)
+    return kind_of(wanted) == kind_of(found)
 
 
 def kind_of(data_type: pa.DataType) -> str:

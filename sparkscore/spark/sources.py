@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-__all__ = ["WITH_ROW_INDEX", "Snapshot", "escaped", "pin_copy", "pin_source", "read_files", "restore_snapshot"]
+__all__ = [
+    "WITH_ROW_INDEX",
+    "Snapshot",
+    "escaped",
+    "partition_names",
+    "pin_copy",
+    "pin_source",
+    "read_files",
+    "restore_snapshot",
+]
 
 _MAY_BE_MALFORMED = ("csv", "json")  # read with a column of ours for the lines that are
 WITH_ROW_INDEX = ("parquet", "delta")  # of the others Spark tells where a row's part of the file starts
@@ -276,7 +285,7 @@ def _pin_files(
         reader = reader.schema(given)
     frame = reader.load(list(locations))
     paths = [unquote(p) for p in frame.inputFiles()]
-    schema = _strings_for_partitions(frame.schema, given, _partition_names(locations, paths))
+    schema = _strings_for_partitions(frame.schema, given, partition_names(locations, paths))
     return Snapshot(form, tuple(locations), schema.json(), tuple(sorted(options.items()))), paths
 
 
@@ -313,7 +322,8 @@ def _strings_for_partitions(schema: StructType, given: StructType | None, partit
     return StructType([StructField(f.name, StringType() if f.name in free else f.dataType) for f in schema.fields])
 
 
-def _partition_names(locations: Sequence[str], paths: Sequence[str]) -> set[str]:
+def partition_names(locations: Sequence[str], paths: Sequence[str]) -> set[str]:
+    """Name the columns whose values are in the names of folders, as the folders have them."""
     names: set[str] = set()
     for path in paths:
         below = path[len(_base_of(path, locations)) :].split("/")[:-1]

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.spark.avro import avro_header
@@ -21,19 +23,24 @@ from sparkscore.spec.scoring import FILE_COL
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Look", "changed_since", "survey"]
+__all__ = ["Look", "changed_since", "survey", "unfused"]
 
 _FILES_PER_TASK = 64
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one file showed. `rows` is None for formats that cannot tell before they are read."""
+    """What one file showed.
+
+    `rows` is None for formats that cannot tell before they are read; `unfused` says why a worker might read another
+    value of it than Spark.
+    """
 
     path: str
     size_bytes: int
     mtime_ms: int
     rows: int | None
+    unfused: str | None = None
 
 
 def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed: Sequence[str]) -> list[Look]:
@@ -63,16 +70,25 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     if not paths:
         return []
     in_folders = {part.split("=", 1)[0].lower() for p in paths for part in p.split("/")[:-1] if "=" in part}
-    types = {f.name: kind_of(f.type) for f in arrow_schema(snapshot.struct)}
-    columns = tuple((n, types[n]) for n in needed if n in types and n.lower() not in in_folders)
+    types = {f.name: f.type for f in arrow_schema(snapshot.struct)}
+    wanted = pa.schema([(n, types[n]) for n in needed if n in types and n.lower() not in in_folders])
+    columns = tuple((f.name, kind_of(f.type)) for f in wanted)
     readers: dict[str, Read] = {"orc": orc_footer, "avro": avro_header}
-    footers = Footers(readers.get(snapshot.format, parquet_footer), columns, absent_is_null=snapshot.format == "delta")
+    read = readers.get(snapshot.format, parquet_footer)
+    fused = wanted if read is parquet_footer else None
+    footers = Footers(read, columns, absent_is_null=snapshot.format == "delta", fused=fused)
     tasks = max(1, -(-len(paths) // _FILES_PER_TASK))
     frame = spark.createDataFrame([(p,) for p in paths], "path string").repartition(tasks)
     found = frame.mapInArrow(footers, spark_schema(RESULT)).collect()
     _raise_worst([r for r in found if r.code is not None], len(paths))
     order = {path: i for i, path in enumerate(paths)}
-    return [Look(r.path, r.size_bytes, r.mtime_ms, r.rows) for r in sorted(found, key=lambda r: order[r.path])]
+    found.sort(key=lambda r: order[r.path])
+    return [Look(r.path, r.size_bytes, r.mtime_ms, r.rows, r.unfused) for r in found]
+
+
+def unfused(looks: Sequence[Look]) -> str:
+    """Say why workers might read another value of a file than Spark, of the first such file; empty where none is."""
+    return next((f"{look.unfused}: {look.path}" for look in looks if look.unfused), "")
 
 
 def changed_since(planned: Sequence[Look | Any]) -> str | None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from sparkscore.spark.carriers import ColumnTask
+from sparkscore.spark.carriers import ColumnTask, FusedTask
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-__all__ = ["column_function", "map_in_arrow"]
+__all__ = ["column_function", "fused_frame", "map_in_arrow"]
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -29,10 +29,20 @@ def map_in_arrow(frame: DataFrame, task: Callable[[Batches], Batches], result: S
     them ``string collate UTF8_BINARY``, which Delta would keep, and its other readers refuse (pyspark 4.2
     `connect/types.py`, deltalake 1.6).
     """
+    names = frame.columns
+    return _plain(frame.toDF(*(f"c{i}" for i in range(len(names)))).mapInArrow(_Renamed(task, names), result), result)
+
+
+def fused_frame(spark: SparkSession, task: FusedTask, result: StructType) -> DataFrame:
+    """Give the scored rows of tasks that read their slices themselves; a task is a number, alone in its partition."""
+    n = len(task.slices)
+    return _plain(spark.range(0, n, 1, n).mapInArrow(task, result), result)
+
+
+def _plain(scored: DataFrame, result: StructType) -> DataFrame:
+    """Take the collations of a Connect client off."""
     from sparkscore.spark.schemas import ddl_type, quoted  # it needs pydantic, which workers that import this lack
 
-    names = frame.columns
-    scored = frame.toDF(*(f"c{i}" for i in range(len(names)))).mapInArrow(_Renamed(task, names), result)
     types = {f.name: ddl_type(f.dataType) for f in result}
     texts = {name: f"CAST({quoted(name)} AS {kind})" for name, kind in types.items() if "string" in kind}
     return scored.selectExpr(*(f"{texts.get(name, quoted(name))} AS {quoted(name)}" for name in types))

@@ -152,6 +152,13 @@ def needed_names(rendered: str) -> set[str]:
     return {column.name.lower() for column in columns if len(column.parts) == 1} & _NAMES_OF_FUNCTIONS
 
 
+def tree_of(rendered: str) -> exp.Expr:
+    """Give the tree of an expression that `render` wrote."""
+    (tree,) = _Sql().parse_into(exp.Condition, rendered)
+    assert tree is not None, "what was rendered parses"
+    return tree
+
+
 def _rendered(expression: str, where: str) -> str:
     trees = _Sql().parse_into(exp.Condition, expression)
     if len(trees) != 1 or trees[0] is None:

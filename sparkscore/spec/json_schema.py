@@ -35,7 +35,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "limits": "not in this version",
         "stream": "not in this version",
         "audit": "not in this version",
-        "scan": "how the source is read: auto or map_in_arrow",
+        "scan": "who reads the source: the workers (fused), Spark (map_in_arrow), or auto: the workers where it pays",
     },
     "Source": {
         "format": "parquet, delta, orc, avro, csv, json, text, binaryFile, jdbc, or another that Spark finds",

@@ -112,7 +112,7 @@ class Pipeline(Closed):
     limits: Later = None
     stream: Later = None
     audit: Later = None
-    scan: Annotated[Literal["auto", "map_in_arrow"], later("fused")] = "auto"
+    scan: Literal["auto", "fused", "map_in_arrow"] = "auto"
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
     @property

@@ -212,6 +212,7 @@ def pipeline(line: str) -> Any:
             "version": 1,
             "name": "t",
             "source": {"format": "parquet", "location": "/in"},
+            "scan": "map_in_arrow",  # who reads is no part of the protocol
             "model": {"uri": "/m.onnx"},
             "inputs": {"x": ["a"]},
             "keys": ["id"],

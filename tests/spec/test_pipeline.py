@@ -407,7 +407,6 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
         ({"stream": {}}, "stream"),
         ({"audit": {"label": {}}}, "audit"),
         ({"limits": {"hours": 1}}, "limits"),
-        ({"scan": "fused"}, "scan"),
         ({"source": source(format="kafka")}, "source.format"),
         ({"source": {"format": "x", "credentials": {"key": "secretsmanager:arn"}}}, "source.credentials"),
         ({"model": {"uri": "/m", "precision": "fp16"}}, "model.precision"),
@@ -470,7 +469,7 @@ def test_an_expression_outside_the_allow_list_says_where(changes: dict[str, Any]
 
 
 def test_several_mistakes_are_all_named_and_a_typo_comes_first() -> None:
-    failure = refusal(scan="fused", keys="a", model={"uri": "/m", "devise": "cpu"})
+    failure = refusal(scan="fast", keys="a", model={"uri": "/m", "devise": "cpu"})
     assert failure.code == "SPS-SPEC-KEY"
     assert "devise" in failure.message
     assert "keys" in failure.message

@@ -1,0 +1,274 @@
+"""Parts of Parquet files, read by the worker itself as the batches that Spark would have handed it.
+
+A cell costs Spark some 100 ns on its way from a file through rows of its JVM into a batch of a worker, and 5 ns here.
+What is read must be what Spark reads: `sparkscore.run.scan` says where that is so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+import pyarrow as pa
+
+from sparkscore.errors import SparkscoreError, error
+from sparkscore.runtime import files
+from sparkscore.runtime.arrow import numbers, texts
+from sparkscore.runtime.filters import kept
+from sparkscore.spec.scoring import FILE_COL, ROW_COL
+
+__all__ = ["Scan", "Slice", "cut", "folder_values", "read_slices", "spark_uri"]
+
+_BUFFER_BYTES = 1024**2  # of a column that is being read; without one a whole row group is held
+_S3_BUFFER_BYTES = 8 * 1024**2
+_BATCH_ROWS = 8192
+_BATCH_BYTES = 8 * 1024**2
+_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
+_PLAIN = "-_.!~*'(),;:$&+=@/"  # of a path in a URI, to java.net.URI, beside letters and digits
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The row groups of a file that begin between two bytes, the second not included, and the file as planned."""
+
+    path: str
+    start: int
+    stop: int
+    size_bytes: int
+    mtime_ms: int
+
+
+@dataclass(frozen=True)
+class Scan:
+    """How slices are read.
+
+    Attributes
+    ----------
+    columns : tuple of (str, str)
+        Name in the batch, and the source's own column that it shows.
+    schema : pyarrow.Schema
+        Of the source's own columns that are read, those of `where` too, as Spark types them.
+    partitions : tuple of str
+        The columns whose values are in the names of folders, outermost first.
+    absent_is_null : bool
+        Whether a file may lack a column (Delta), whose cells are then null.
+    where : tuple, optional
+        What a row must meet to be part of the input.
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    schema: pa.Schema
+    partitions: tuple[str, ...] = ()
+    absent_is_null: bool = False
+    where: tuple[Any, ...] | None = None
+
+    @property
+    def batch_schema(self) -> pa.Schema:
+        """Of the batches, without the rows' addresses."""
+        return pa.schema([(name, self.schema.field(source).type) for name, source in self.columns])
+
+
+def cut(path: str, size_bytes: int, mtime_ms: int, part_bytes: int) -> list[Slice]:
+    """Cut a file into slices of about `part_bytes`, at least one; each row group is in exactly one of them."""
+    parts = max(1, -(-size_bytes // part_bytes))
+    bounds = [size_bytes * part // parts for part in range(parts + 1)]
+    return [Slice(path, a, b, size_bytes, mtime_ms) for a, b in pairwise(bounds)]
+
+
+def read_slices(scan: Scan, slices: Sequence[Slice]) -> Iterator[pa.RecordBatch]:
+    """Read slices one after another.
+
+    Parameters
+    ----------
+    scan : Scan
+    slices : sequence of Slice
+
+    Yields
+    ------
+    RecordBatch
+        The scan's columns by their names in the batch, and the address of each row: `FILE_COL`, as Spark writes it,
+        and `ROW_COL`, int64. Some 8,192 rows or 8 MiB, and a buffer for each column, are all that is held.
+
+    Raises
+    ------
+    RecordError
+        `SPS-DATA-GONE`, `SPS-DATA-DRIFT` when a file is not as planned, before its first row or after its last;
+        `SPS-DATA-COLUMN`, `SPS-DATA-FILE` when it lacks a column or cannot be read.
+    """
+    for one in slices:
+        _assert_planned(one)
+        with _named(one.path):
+            yield from _read(scan, one)
+        _assert_planned(one)
+
+
+def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    filesystem, bare = files.filesystem(one.path)
+    buffer_bytes = _S3_BUFFER_BYTES if files.is_s3(one.path) else _BUFFER_BYTES
+    # A mapped file that is cut off meanwhile is a SIGBUS, not an error.
+    with (
+        filesystem.open_input_file(bare) as source,
+        pq.ParquetFile(
+            source,
+            memory_map=False,
+            buffer_size=buffer_bytes,
+            pre_buffer=False,
+            page_checksum_verification=True,
+            arrow_extensions_enabled=False,
+        ) as parquet,
+    ):
+        columns = _Columns(scan, one, parquet.schema_arrow)
+        for group, first_row in _groups(parquet.metadata, one):
+            rows = _batch_rows(parquet.metadata.row_group(group), columns.names)
+            for batch in parquet.iter_batches(rows, [group], columns.names, use_threads=False):
+                yield columns.shown(batch, first_row)
+                first_row += batch.num_rows
+
+
+def _groups(metadata: Any, one: Slice) -> list[tuple[int, int]]:
+    """Give the slice's row groups, each with the index of its first row in the file."""
+    chosen, first_row = [], 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        if one.start <= _begin(group) < one.stop and group.num_rows:
+            chosen.append((index, first_row))
+        first_row += group.num_rows
+    return chosen
+
+
+def _batch_rows(group: Any, names: Sequence[str]) -> int:
+    """Cut a row group into even batches: a short one at the end of each group would have to be merged with the next."""
+    leaves = [group.column(i) for i in range(group.num_columns)]
+    size = sum(c.total_uncompressed_size for c in leaves if c.path_in_schema.startswith(tuple(names)))
+    batches = max(1, round(group.num_rows / _BATCH_ROWS), round(size / _BATCH_BYTES))
+    return int(-(-group.num_rows // batches))
+
+
+def _begin(group: Any) -> int:
+    column = group.column(0)
+    return int(column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset)
+
+
+class _Columns:
+    """Where one file has the columns of a scan; gives its batches their types, names and addresses."""
+
+    def __init__(self, scan: Scan, one: Slice, schema: pa.Schema) -> None:
+        self.scan = scan
+        self.file = texts([spark_uri(one.path)])
+        told = folder_values(one.path, scan.partitions)
+        self.fixed = {name: texts([told.get(name)]).cast(scan.schema.field(name).type) for name in scan.partitions}
+        here = {name: self._find(name, one, schema.names) for name in scan.schema.names if name not in self.fixed}
+        wanted = {name for name in here.values() if name is not None}
+        # In the file's order. A batch without columns has no length: one that is not asked for stands for the rows.
+        self.names = [name for name in schema.names if name in wanted] or [schema.names[0]]
+        self.places = {name: self.names.index(own) for name, own in here.items() if own is not None}
+
+    def _find(self, name: str, one: Slice, names: Sequence[str]) -> str | None:
+        same = [n for n in names if n.lower() == name.lower()]
+        if len(same) > 1 or not (same or self.scan.absent_is_null):
+            raise error(
+                "SPS-DATA-COLUMN",
+                f"Expected one column {name} in {one.path}. Got {' and '.join(same) or 'none'}.",
+                "Rewrite the file, or point the source at the others.",
+                file=one.path,
+            )
+        return same[0] if same else None
+
+    def shown(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
+        """Give the rows that the scan wants, typed as Spark types them, under their names, with their addresses."""
+        n, columns = batch.num_rows, batch.columns
+        own = {field.name: self._typed(columns, n, field) for field in self.scan.schema}
+        first = pa.Array.from_buffers(pa.int8(), n, [None, pa.py_buffer(bytes(n))])
+        arrays = [
+            *(own[source] for _, source in self.scan.columns),
+            pa.DictionaryArray.from_arrays(first, self.file),  # one text for all rows
+            numbers(np.arange(first_row, first_row + n, dtype=np.int64)),
+        ]
+        found = pa.RecordBatch.from_arrays(arrays, names=[*(name for name, _ in self.scan.columns), FILE_COL, ROW_COL])
+        return found if self.scan.where is None else found.filter(kept(self.scan.where, own))
+
+    def _typed(self, columns: Sequence[pa.Array], n: int, field: pa.Field) -> pa.Array:
+        place = self.places.get(field.name)
+        if place is not None:
+            array = columns[place]
+            return array if array.type == field.type else array.cast(field.type)
+        if field.name in self.fixed:
+            return pa.repeat(self.fixed[field.name][0], n)
+        return pa.nulls(n, field.type)
+
+
+def folder_values(path: str, partitions: Sequence[str]) -> dict[str, str | None]:
+    """Give partition columns' values as the names of a file's folders tell them, the innermost where there are two."""
+    own = {name.lower(): name for name in partitions}
+    found: dict[str, str | None] = {}
+    for folder in path.split("/")[:-1]:
+        name, is_value, value = folder.partition("=")
+        if is_value and unquote(name).lower() in own:
+            found[own[unquote(name).lower()]] = None if value == _NULL_FOLDER else unquote(value)
+    return found
+
+
+def spark_uri(path: str) -> str:
+    """Write a file's literal URI as Spark does in `_metadata.file_path`: as Java quotes the path of a URI.
+
+    Examples
+    --------
+    >>> spark_uri("file:///data/a b%20.parquet")
+    'file:/data/a%20b%2520.parquet'
+    >>> spark_uri("s3a://bucket/k=ü/x.parquet")
+    's3a://bucket/k=ü/x.parquet'
+    """
+    scheme, found, rest = path.partition("://")
+    return f"{scheme}:{'' if scheme == 'file' else '//'}{_quoted(rest)}" if found else _quoted(path)
+
+
+def _quoted(path: str) -> str:
+    return "".join(c if c.isalnum() or c in _PLAIN or (ord(c) > 159 and not c.isspace()) else quote(c) for c in path)
+
+
+def _assert_planned(one: Slice) -> None:
+    (found,) = files.stat([one.path])
+    if found is None:
+        raise error(
+            "SPS-DATA-GONE", f"Expected {one.path} as planned. Got nothing.", "Restore the file.", file=one.path
+        )
+    if (found.size_bytes, found.mtime_ns // 1_000_000) != (one.size_bytes, one.mtime_ms):
+        raise error(
+            "SPS-DATA-DRIFT",
+            f"Expected {one.path} as planned, of {one.size_bytes} bytes. Got {found.size_bytes} bytes, written since.",
+            "Restore the file, or start a new run id over the data as it is now.",
+            file=one.path,
+        )
+
+
+def _gone(path: str) -> SparkscoreError:
+    return error("SPS-DATA-GONE", f"Expected {path} as planned. Got nothing.", "Restore the file.", file=path)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Name the file in what pyarrow raises of it."""
+    try:
+        yield
+    except FileNotFoundError as cause:
+        raise error(
+            "SPS-DATA-GONE", f"Expected {path} as planned. Got nothing.", "Restore the file.", file=path
+        ) from cause
+    except (pa.ArrowException, OSError) as cause:
+        told = str(cause).splitlines()[0][:200]
+        if told.startswith("AWS Error"):  # the store's answer, which says nothing of the file
+            wanted = f"Expected to reach {path}. Got {told}."
+            raise error("SPS-CLUSTER-STORAGE", wanted, "Look at the store; try again.", file=path) from cause
+        raise error(
+            "SPS-DATA-FILE",
+            f"Expected a Parquet file that can be read. Got {path}: {told}.",
+            "Restore or rewrite the file.",
+            file=path,
+        ) from cause

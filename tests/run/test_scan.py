@@ -1,0 +1,238 @@
+"""A source that the workers read themselves gives the rows, bits and addresses that it gives by Spark; and why not.
+
+Each case runs twice, `scan: fused` and `scan: map_in_arrow`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sparkscore.errors import SparkscoreError
+from tests.run.conftest import delta_rows, write_rows
+
+pytestmark = pytest.mark.spark
+
+ODD = [math.nan, -math.nan, None, -0.0, 0.0, math.inf, -math.inf, 1.5, -1.5, 2.0**24, 1e-45]
+
+
+def rows_by(pipeline, spark, tmp_path, scan, **keys) -> Counter[tuple[Any, ...]]:
+    """Run, and give the sink's rows with the bits of their floats."""
+    sink = {"format": "delta", "location": str(tmp_path / f"out-{scan}"), "provenance": "full"}
+    missing = {"null": "error", "nan": "allow", "inf": "allow"}
+    run = pipeline(
+        **{"scan": scan, "sink": sink, "missing": missing, "on_error": {"max_fraction": 1.0, "min_ok_rows": 0}, **keys}
+    )
+    summary = run.run(spark, run_id=scan).summary()
+    assert summary.scan == scan
+    return Counter(map(_frozen, delta_rows(tmp_path / f"out-{scan}").to_pylist()))
+
+
+def _frozen(row: dict[str, Any]) -> tuple[Any, ...]:
+    ss = {n: row["_ss"][n] for n in ("status", "error_code", "error_message", "source_pointer", "payload_sha256")}
+    return tuple(_bits(v) for v in [*ss.values(), *(v for k, v in row.items() if k != "_ss")])
+
+
+def _bits(value: object) -> object:
+    if isinstance(value, float):
+        return np.float64(value).tobytes()
+    return tuple(map(_bits, value)) if isinstance(value, list) else value
+
+
+def assert_alike(pipeline, spark, tmp_path, rows: int, **keys) -> None:
+    by_workers = rows_by(pipeline, spark, tmp_path, "fused", **keys)
+    by_spark = rows_by(pipeline, spark, tmp_path, "map_in_arrow", **keys)
+    assert by_workers == by_spark
+    assert sum(by_workers.values()) == rows
+
+
+def kept_table(n: int = 60) -> pa.Table:
+    """Columns of every type that a fused scan takes, with nulls, beside those that feed the model."""
+    at = [None if i % 7 == 3 else dt.datetime(1900 + i, 1, 2, 3, 4, 5, 6000 + i) for i in range(n)]
+    texts = [None if i % 5 == 1 else "é\x00" * (i % 4) for i in range(n)]
+    return pa.table(
+        {
+            "id": pa.array(range(n), pa.int64()),
+            **{c: pa.array([ODD[(i + j) % len(ODD)] for i in range(n)], pa.float32()) for j, c in enumerate("abc")},
+            "flag": pa.array([[True, False, None][i % 3] for i in range(n)]),
+            **{f"i{b}": pa.array([None if i % 9 == 0 else i for i in range(n)], f"int{b}") for b in (8, 16, 32, 64)},
+            **{f"u{b}": pa.array([None if i % 9 == 0 else i for i in range(n)], f"uint{b}") for b in (8, 16, 32)},
+            "d": pa.array([ODD[i % len(ODD)] for i in range(n)], pa.float64()),
+            "text": pa.array(texts),
+            "large": pa.array(texts, pa.large_string()),
+            "dict": pa.array(texts).dictionary_encode(),
+            "bytes": pa.array([None if t is None else t.encode() for t in texts]),
+            "day": pa.array([None if t is None else t.date() for t in at]),
+            "utc": pa.array(at, pa.timestamp("us", "UTC")),
+            "ms": pa.array([t and t.replace(microsecond=1000) for t in at], pa.timestamp("ms", "Europe/Berlin")),
+            "local": pa.array(at, pa.timestamp("us")),
+            "list": pa.array([[1.5, None, float(i)] if i % 3 else None for i in range(n)], pa.list_(pa.float32())),
+            "money": pa.array([Decimal(i) / 100 for i in range(n)], pa.decimal128(9, 2)),
+        }
+    )
+
+
+def test_every_type_is_read_alike(spark, pipeline, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    table = kept_table().drop(["money"])
+    pq.write_table(table.slice(0, 25), tmp_path / "in" / "a b%20ü.parquet", row_group_size=4)
+    pq.write_table(table.slice(25, 0), tmp_path / "in" / "empty.parquet")
+    pq.write_table(table.slice(25), tmp_path / "in" / "c.parquet", row_group_size=1, version="1.0")
+    keep = [n for n in table.schema.names if n not in "abc"]
+    assert_alike(pipeline, spark, tmp_path, 60, keep=keep)
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ("a > 0 AND NOT (b <= 1.5)", None),
+        ("a = 1.5 OR a >= 2 OR c < 0", None),
+        ("a <> 0 AND (b IS NOT NULL OR d BETWEEN -1.5 AND 2)", None),
+        ("id IN (1, 2, 59) OR i8 > 300 OR u32 >= 58", 4),
+        ("day >= DATE'1950-01-01' AND text <> '' AND NOT flag", None),
+    ],
+)
+def test_a_where_keeps_the_rows_that_spark_keeps(spark, pipeline, tmp_path: Path, where: str, rows: int | None) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(kept_table(), tmp_path / "in" / "a.parquet", row_group_size=7)
+    source = {"format": "parquet", "location": str(tmp_path / "in"), "where": where}
+    expected = spark.read.parquet(str(tmp_path / "in")).where(where).count()
+    assert rows in (None, expected)
+    assert 0 < expected < 60
+    assert_alike(pipeline, spark, tmp_path, expected, source=source)
+
+
+def test_a_partitioned_delta_table_with_columns_added_and_dropped_is_read_alike_at_its_version(
+    spark, pipeline, tmp_path: Path
+) -> None:
+    table = str(tmp_path / "table")
+    pq.write_table(kept_table(20).select(["id", "a", "b", "c"]), tmp_path / "a.parquet")
+    frame = spark.read.parquet(str(tmp_path / "a.parquet"))
+    places = "array('x y', '100%', 'ü/é', NULL)"
+    parts = frame.selectExpr("*", f"element_at({places}, CAST(id % 4 + 1 AS INT)) AS Place", "CAST(id % 3 AS INT) AS n")
+    parts = parts.selectExpr("*", "IF(id = 5, NULL, DATE'2020-01-01' + n) AS day", "id % 2 = 0 AS even")
+    write = parts.write.format("delta").partitionBy("Place", "n", "day", "even")
+    write.save(table)
+    added = parts.selectExpr("id + 100 AS id", "a", "b", "c", "Place", "n", "day", "even", "'new' AS later")
+    added.write.format("delta").mode("append").option("mergeSchema", "true").save(table)
+    spark.sql(f"DELETE FROM delta.`{table}` WHERE id < 1000")
+    source = {"format": "delta", "location": table, "version": 1}
+    assert_alike(pipeline, spark, tmp_path, 40, source=source, keep=["id", "place", "n", "day", "even", "later"])
+
+
+def scan_of(pipeline, spark, **keys) -> str:
+    return pipeline(**keys).check(spark).scan
+
+
+REFUSED = {
+    "USER scan: map_in_arrow": {"scan": "map_in_arrow"},
+    "SOURCE csv": {"source": {"format": "csv", "schema": "id BIGINT, a FLOAT, b FLOAT, c FLOAT"}},
+    "SOURCE option mergeSchema": {"source": {"format": "parquet", "options": {"mergeSchema": "true"}}},
+    "PREPARE with": {"prepare": [{"with": {"z": "a + b"}}]},
+    'PREPARE source.where: ABS("a") > 1': {"source": {"format": "parquet", "where": "abs(a) > 1"}},
+    "TYPES money is decimal(9,2)": {"keep": ["id", "money"]},
+    "TYPES s.x is a field of a struct": {"keep": ["id", "s.x"]},
+    "TYPES old is timestamp": {"keep": ["id", "old"]},
+}
+
+
+@pytest.fixture
+def odd_source(tmp_path: Path) -> dict[str, Any]:
+    table = kept_table(10)
+    table = table.append_column("s", pa.array([{"x": 1.0}] * 10))
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    return {"format": "parquet", "location": str(tmp_path / "in")}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_rule_that_does_not_hold_is_named_by_check(spark, pipeline, odd_source, why: str) -> None:
+    keys = dict(REFUSED[why])
+    if keys.get("source", {}).get("format") == "csv":
+        (Path(odd_source["location"]) / "a.parquet").unlink()
+        (Path(odd_source["location"]) / "a.csv").write_text("1,1.0,2.0,3.0\n")
+    if "old" in keys.get("keep", ()):
+        table = pa.table({"old": pa.array([dt.datetime(2000, 1, 1)] * 10, pa.timestamp("us", "UTC"))})
+        path = Path(odd_source["location"]) / "a.parquet"
+        pq.write_table(
+            pq.read_table(path).append_column("old", table["old"]), path, use_deprecated_int96_timestamps=True
+        )
+        why = "PARQUET_LEGACY old is in nanoseconds or INT96"
+    source = {**odd_source, **keys.pop("source", {})}
+    assert scan_of(pipeline, spark, source=source, **keys).startswith(f"map_in_arrow ({why}")
+    if "scan" not in keys:
+        with pytest.raises(SparkscoreError, match=r"SPS-SPEC-VALUE.*scan: fused demands") as refused:
+            pipeline(source=source, scan="fused", **keys).check(spark)
+        assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (b"org.apache.spark.legacyDateTime", "PARQUET_LEGACY day"),
+        (b"org.apache.spark.legacyINT96", "PARQUET_LEGACY day"),
+        (b"org.apache.spark.version", "PARQUET_LEGACY day"),
+        (b"org.apache.spark.other", ""),
+    ],
+)
+def test_days_of_a_writer_with_the_old_calendar_are_left_to_spark(spark, pipeline, odd_source, key, why) -> None:
+    path = Path(odd_source["location"]) / "a.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({key: b"2.4.8"}), path)
+    chosen = scan_of(pipeline, spark, source=odd_source, keep=["id", "day"])
+    assert chosen.startswith(f"map_in_arrow ({why}") if why else chosen == "fused"
+    assert scan_of(pipeline, spark, source=odd_source) == "fused"  # which reads no day
+
+
+def test_a_session_that_reads_otherwise_is_left_to_spark(spark, pipeline, odd_source) -> None:
+    for name, value, why in (
+        ("spark.sql.caseSensitive", "true", "SESSION spark.sql.caseSensitive"),
+        ("spark.sql.parquet.datetimeRebaseModeInRead", "LEGACY", "PARQUET_LEGACY day is read by the session's"),
+    ):
+        spark.conf.set(name, value)
+        try:
+            assert why in scan_of(pipeline, spark, source=odd_source, keep=["id", "day"])
+        finally:
+            spark.conf.unset(name)
+
+
+def test_a_table_with_deletion_vectors_or_a_name_in_the_catalog_is_left_to_spark(spark, pipeline, tmp_path) -> None:
+    table = str(tmp_path / "table")
+    write_rows(tmp_path / "in", 40, 1)
+    frame = spark.read.parquet(str(tmp_path / "in")).coalesce(1)
+    frame.write.format("delta").option("delta.enableDeletionVectors", "true").save(table)
+    spark.sql(f"DELETE FROM delta.`{table}` WHERE id = 7")
+    source = {"format": "delta", "location": table}
+    assert scan_of(pipeline, spark, source=source).startswith("map_in_arrow (DELTA_FEATURE deletionVectors")
+    spark.sql("DROP TABLE IF EXISTS named")
+    frame.write.format("delta").saveAsTable("named")
+    try:
+        assert scan_of(pipeline, spark, source={"table": "named"}).startswith("map_in_arrow (CATALOG_POLICY named")
+    finally:
+        spark.sql("DROP TABLE named")
+
+
+def test_partition_values_that_folders_do_not_tell_are_left_to_spark(spark, pipeline, tmp_path) -> None:
+    write_rows(tmp_path / "in" / "at=2020-01-01 00%3A00%3A00", 40, 1)
+    source = {"format": "parquet", "location": str(tmp_path / "in")}
+    typed = {**source, "schema": "id BIGINT, a FLOAT, b FLOAT, c FLOAT, at TIMESTAMP"}
+    assert scan_of(pipeline, spark, source=typed, keep=["id", "at"]).startswith("map_in_arrow (PARTITION_VALUES at")
+    assert scan_of(pipeline, spark, source=source, keep=["id", "at"]) == "fused"  # a text
+
+
+def test_where_it_gains_little_spark_reads_and_fused_may_be_demanded_all_the_same(spark, pipeline, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"a": pa.array([1.0, 2.0], pa.float32())}), tmp_path / "in" / "a.parquet")
+    source = {"format": "parquet", "location": str(tmp_path / "in")}
+    keys = {"source": source, "keep": [], "keys": [], "inputs": {"x": ["a", "a", "a"]}}
+    assert scan_of(pipeline, spark, **keys).startswith("map_in_arrow (GAIN 0.9")
+    assert scan_of(pipeline, spark, scan="fused", **keys) == "fused"
