@@ -131,12 +131,19 @@ def _session(parts: tuple[list[Any], list[Any], list[Any]]) -> Any:
 
 
 def _page_locked(like: np.ndarray) -> np.ndarray:
-    """Copy an array into memory that the system may not move, which the device then reads by itself."""
-    copy = like.copy()
+    """Copy an array into memory that the system may not move, which the device then reads by itself.
+
+    It is allocated as such: an array of numpy's that is locked later (`cudaHostRegister`) may share a page with others,
+    which CUDA then refuses to copy.
+    """
     runtime = ctypes.CDLL(f"libcudart.so.{'13' if _loads('libcudart.so.13') else '12'}")
-    refused = runtime.cudaHostRegister(ctypes.c_void_p(copy.ctypes.data), ctypes.c_size_t(copy.nbytes), 0)
-    if refused:
+    place = ctypes.c_void_p()
+    refused = runtime.cudaHostAlloc(ctypes.byref(place), ctypes.c_size_t(like.nbytes), 0)
+    if refused or place.value is None:
         sys.exit(f"CUDA error {refused}: no page-locked memory")
+    memory = (ctypes.c_byte * like.nbytes).from_address(place.value)
+    copy = np.frombuffer(memory, like.dtype).reshape(like.shape)
+    np.copyto(copy, like)
     return copy
 
 

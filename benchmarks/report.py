@@ -35,12 +35,13 @@ def page(results: dict[str, dict[int, list[Any]]], ratios: list[float], differen
         f"**`ss.score` over plain `mapInArrow`: {mid:.3f}** (median over {len(ratios)} sessions, {low:.3f} to {high:.3f}; in",
         f"each two rounds A-B-B-A over {large:,} rows, every second session beginning with the other one). The plain",
         "arm does no checks and gives an error column that is always null; `ss.score` checks null, infinity and outputs,",
-        "isolates bad rows and gives a struct of status and error. Both give the same scores: the largest difference over",
-        f"all rows is {difference:.2g}.",
+        "isolates bad rows and gives a struct of status and error. They and the fused scan give the same scores: the",
+        f"largest difference over all rows is {difference:.2g}.",
         "",
-        "What the table says against us: every `mapInArrow` path pays for moving cells through JVM rows, so all of them",
-        "are far from the raw loop; and a whole run costs more than the bare frame, because it adds the address of each",
-        "row, a Delta write, and the proof of each unit. The scan that avoids the JVM is a later piece of work.",
+        "What the table says against us: every `mapInArrow` path over a frame pays for moving cells through JVM rows. The",
+        "fused scan does not, and is what a whole run uses here; half of what it costs over the raw loop is its three",
+        "result columns on their way into the JVM. A whole run costs more, because it adds the address of each row, the",
+        "struct `_ss` of each row in a Delta write, and the proof of each unit.",
         "",
         "Measured with `make bench` "
         f"({options['repeats']} repeats) on {datetime.now(UTC):%Y-%m-%d}: {_machine()}; Python {platform.python_version()}, "
