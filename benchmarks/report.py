@@ -39,7 +39,7 @@ def page(results: dict[str, dict[int, list[Any]]], ratios: list[float], differen
         f"largest difference over all rows is {difference:.2g}.",
         "",
         "What the table says against us: every `mapInArrow` path over a frame pays for moving cells through JVM rows. The",
-        "fused scan does not, and is what a whole run uses here; half of what it costs over the raw loop is its three",
+        "fused scan does not, and is what a whole run uses here; most of what it costs over the raw loop is its three",
         "result columns on their way into the JVM. A whole run costs more, because it adds the address of each row, the",
         "struct `_ss` of each row in a Delta write, and the proof of each unit.",
         "",
