@@ -57,7 +57,9 @@ def fused(spark: Any, rows: Path, model: str) -> None:
     _noop(fused_frame(spark, rows, model))
 
 
+@cache
 def fused_frame(spark: Any, rows: Path, model: str) -> Any:
+    """Plan once: what a plan costs differs more from run to run than a scan of a million rows."""
     import sparkscore as ss
     from sparkscore.run.planning import bound, make_plan
     from sparkscore.run.scan import choose, cores_of, cut_tasks
