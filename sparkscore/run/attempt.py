@@ -33,6 +33,7 @@ from sparkscore.run.result import Run
 from sparkscore.run.scan import Choice, choose, cores_of, cut_tasks
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
+from sparkscore.runtime import files
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.carriers import TASK_COL, FusedTask, UnitContext, UnitTask
 from sparkscore.spark.commit import Commit, unit_constants, with_ss
@@ -40,7 +41,6 @@ from sparkscore.spark.failures import from_spark, mapped, shown_cause
 from sparkscore.spark.schemas import arrow_schema, spark_schema
 from sparkscore.spark.sessions import hand_out, interruptible, is_over
 from sparkscore.spark.standstill import ended_when_still
-from sparkscore.spark.survey import changed_since
 from sparkscore.spark.udfs import fused_frame, map_in_arrow
 from sparkscore.spec.scoring import ScoringPlan, Sealing
 
@@ -91,7 +91,6 @@ class Attempt:
         self._scoring: int | None = None  # the unit at hand
         self._sealing: Sealing | None = None
         self._model = job.scoring.model  # as the workers find it
-        self._choice = Choice(None)
         self._lost: dict[int, int] = {}  # units to be made again -> the version at which they were lost
 
     def run(self, progress: Progress) -> Run:
@@ -114,8 +113,6 @@ class Attempt:
     # -- steps -----------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        with mapped(self.spark):
-            self._choice = choose(self.spark, self.job, self.plan)
         self.events.write(
             "run_claimed",
             device=self.pipeline.model.device,
@@ -285,6 +282,11 @@ class Attempt:
         return spark_schema(result_schema(scoring, rows).append(pa.field(TASK_COL, pa.int64())))
 
     @cached_property
+    def _choice(self) -> Choice:
+        with mapped(self.spark):
+            return choose(self.spark, self.job, self.plan)
+
+    @cached_property
     def _cores(self) -> int:
         return cores_of(self.spark)
 
@@ -300,16 +302,7 @@ class Attempt:
     def _assert_unchanged(self, unit: Unit) -> None:
         if self.job.snapshot.route != "files":
             return  # Delta itself answers for the pinned version
-        change = changed_since(unit.files)
-        if change is not None:
-            gone = change.endswith("is gone")
-            raise error(
-                "SPS-DATA-GONE" if gone else "SPS-DATA-DRIFT",
-                f"Expected the input files as planned. Got: {change}.",
-                "Restore the file, or start a new run id over the data as it is now.",
-                run=self.plan.run_id,
-                unit=unit.seq,
-            )
+        files.assert_unchanged(unit.files, run=self.plan.run_id, unit=unit.seq)
 
     def _close(self) -> None:
         totals, on_error = self._totals(), self.pipeline.on_error

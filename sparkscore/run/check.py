@@ -45,10 +45,10 @@ class CheckReport:
         SPS-ROW-… -> rows of the sample.
     bad_fraction : float
         Bad rows of those that `prepare` kept; a forecast, as good as the first rows are typical.
-    scan : str
-        Who will read the source, and where it is Spark, why.
     duplicate_key_rows : int
         Rows of the sample that share their keys with another one.
+    scan : str
+        Who will read the source, and where it is Spark, why.
     """
 
     pipeline: str

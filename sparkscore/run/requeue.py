@@ -31,7 +31,7 @@ from sparkscore.spark.delta_log import newest_version
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.sources import WITH_ROW_INDEX, Snapshot, read_files, restore_snapshot
-from sparkscore.spark.survey import Look, changed_since, survey
+from sparkscore.spark.survey import Look, survey
 from sparkscore.spec.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def _there(
 
 def _gone(snapshot: Snapshot, file: InputFile) -> str | None:
     if snapshot.route == "files":
-        return changed_since([file])
+        return files.changed_since([file])
     return f"{file.path} is gone" if files.stat([file.path])[0] is None else None
 
 

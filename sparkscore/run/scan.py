@@ -19,8 +19,9 @@ from sparkscore.run.frames import plan_names, prepared
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import texts
 from sparkscore.runtime.slices import Scan, Slice, cut, folder_values, spark_uri
-from sparkscore.spark.schemas import arrow_schema, paths, quoted
+from sparkscore.spark.schemas import arrow_schema, fields, paths, quoted
 from sparkscore.spark.sources import Snapshot, partition_names, read_files
+from sparkscore.spec.columns import resolve
 from sparkscore.spec.expressions import render
 from sparkscore.spec.filters import BeyondError, Kind, columns_of, filter_of
 from sparkscore.spec.scoring import FILE_COL, ScoringPlan
@@ -145,7 +146,7 @@ def _scan_of(spark: SparkSession, job: Bound, planned: Sequence[str]) -> Scan:
     types = {f.name: f for f in snapshot.struct.fields}
     where = None if snapshot.copy else _where(pipeline.source.where, snapshot.struct)
     read = dict.fromkeys([*columns.values(), *sorted(columns_of(where) if where else ())])
-    instants = [name for name in read if types[name].dataType.simpleString() in ("date", *_INSTANTS)]
+    instants = [name for name in read if _kind(types[name]) in ("date", *_INSTANTS)]
     if instants and str(spark.conf.get(_REBASE, "CORRECTED")).upper() != "CORRECTED":
         raise _UnfusedError(f"PARQUET_LEGACY {instants[0]} is read by the session's {_REBASE}")
     in_folders = {name.lower() for name in partition_names(snapshot.locations, planned)}
@@ -185,10 +186,12 @@ def _assert_session(spark: SparkSession, snapshot: Snapshot) -> None:
 
 def _columns(spark: SparkSession, job: Bound) -> dict[str, str]:
     """Find the source's own column behind each name of the plan."""
-    steps = job.pipeline.prepare
-    beyond = next((step.kind for step in steps if step.kind not in ("select", "drop")), None)
-    if beyond is not None:
-        raise _UnfusedError(f"PREPARE {beyond}")
+    available = fields(job.snapshot.struct)
+    for step in job.pipeline.prepare:
+        if step.kind not in ("select", "drop"):
+            raise _UnfusedError(f"PREPARE {step.kind}")
+        if step.kind == "select" and any(len(resolve(name, available)) > 1 for name in step.select):
+            raise _UnfusedError("PREPARE select of a field of a struct")
     found = {}
     for name, path in paths(prepared(spark, job.snapshot, job.pipeline).schema, plan_names(job.scoring)).items():
         if len(path) > 1:
@@ -200,7 +203,7 @@ def _columns(spark: SparkSession, job: Bound) -> dict[str, str]:
 def _where(text: str | None, struct: StructType) -> tuple[Any, ...] | None:
     if text is None:
         return None
-    kinds = {f.name: _KINDS[f.dataType.simpleString()] for f in struct if _is_plain(f) and _kind(f) in _KINDS}
+    kinds = {f.name: _KINDS[_kind(f)] for f in struct if _is_plain(f) and _kind(f) in _KINDS}
     try:
         return filter_of(render(text, "source.where"), kinds)
     except BeyondError as beyond:

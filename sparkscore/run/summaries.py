@@ -42,6 +42,8 @@ def summary_of(store: Store, plan: Plan) -> Summary:
     row: dict[str, Any] = rows[-1]
     model = plan.header["model"]
     events = read_events(store, plan.run_id)
+    before = {"scan": "map_in_arrow", "scan_reason": ""}  # of runs by earlier versions
+    chosen = next((e for e in reversed(events) if "scan" in e), before)
     cut = {e["unit_seq"]: e["rows_truncated"] for e in events if "rows_truncated" in e}  # a resume repeats a unit
     return Summary(
         run_id=plan.run_id,
@@ -56,8 +58,8 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         units=row["units_total"],
         model={"uri": model["uri"], "version": model["version"], "sha256": model["sha256"]},
         providers=row["providers_used"],
-        scan=next((e["scan"] for e in reversed(events) if "scan" in e), "map_in_arrow"),
-        scan_reason=next((e["scan_reason"] for e in reversed(events) if "scan_reason" in e), ""),
+        scan=chosen["scan"],
+        scan_reason=chosen["scan_reason"],
         sink=plan.header["sink"],
         quarantine=quarantine_of(events, plan),
         ledger=store.root,

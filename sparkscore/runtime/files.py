@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileStat",
+    "assert_unchanged",
+    "changed_since",
     "delete",
     "delete_folder",
     "filesystem",
@@ -32,6 +34,7 @@ __all__ = [
     "read_chunks",
     "s3_endpoint",
     "s3_region",
+    "said_of",
     "stat",
     "webhdfs",
     "write_bytes",
@@ -235,6 +238,52 @@ def list_files(uri: str, *, recursive: bool = True) -> list[FileStat]:
     root, depth = uri.rstrip("/"), len(path.rstrip("/")) + 1
     files = [FileStat(f"{root}/{f.path[depth:]}", f.size or 0, f.mtime_ns or 0) for f in below if f.is_file]
     return sorted(files, key=lambda f: f.uri)
+
+
+def changed_since(planned: Sequence[Any]) -> str | None:
+    """Compare files with the plan by size and time; describe the first that differs, None when none does.
+
+    The two facts come from the same call as the plan's, so equal files compare equal on every file system.
+    """
+    for was, now in zip(planned, stat([p.path for p in planned]), strict=True):
+        if now is None:
+            return f"{was.path} is gone"
+        if (now.size_bytes, now.mtime_ns // 1_000_000) != (was.size_bytes, was.mtime_ms):
+            return f"{was.path} had {was.size_bytes} bytes at the plan and has {now.size_bytes} now"
+    return None
+
+
+def assert_unchanged(planned: Sequence[Any], **context: object) -> None:
+    """Refuse files that are not as planned.
+
+    Raises
+    ------
+    RecordError
+        `SPS-DATA-GONE`, `SPS-DATA-DRIFT`.
+    """
+    change = changed_since(planned)
+    if change is not None:
+        raise error(
+            "SPS-DATA-GONE" if change.endswith("is gone") else "SPS-DATA-DRIFT",
+            f"Expected the input files as planned. Got: {change}.",
+            "Restore the file, or start a new run id over the data as it is now.",
+            **context,
+        )
+
+
+def said_of(path: str, cause: Exception) -> str:
+    """Give pyarrow's words on a file that it cannot read.
+
+    Raises
+    ------
+    ClusterError
+        `SPS-CLUSTER-STORAGE` where they are a store's answer, which says nothing of the file.
+    """
+    told = str(cause).splitlines()[0][:200]
+    if told.startswith("AWS Error"):
+        wanted = f"Expected to reach {path}. Got {told}."
+        raise error("SPS-CLUSTER-STORAGE", wanted, "Look at the store; try again.", file=path) from cause
+    return told
 
 
 def _scheme(uri: str) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pyarrow as pa
 
-from sparkscore.errors import SparkscoreError, error
+from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import numbers, texts
 from sparkscore.runtime.filters import kept
@@ -101,10 +101,10 @@ def read_slices(scan: Scan, slices: Sequence[Slice]) -> Iterator[pa.RecordBatch]
         `SPS-DATA-COLUMN`, `SPS-DATA-FILE` when it lacks a column or cannot be read.
     """
     for one in slices:
-        _assert_planned(one)
+        files.assert_unchanged([one], file=one.path)
         with _named(one.path):
             yield from _read(scan, one)
-        _assert_planned(one)
+        files.assert_unchanged([one], file=one.path)
 
 
 def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
@@ -161,6 +161,7 @@ class _Columns:
 
     def __init__(self, scan: Scan, one: Slice, schema: pa.Schema) -> None:
         self.scan = scan
+        self.labels = [*(name for name, _ in scan.columns), FILE_COL, ROW_COL]
         self.file = texts([spark_uri(one.path)])
         told = folder_values(one.path, scan.partitions)
         self.fixed = {name: texts([told.get(name)]).cast(scan.schema.field(name).type) for name in scan.partitions}
@@ -191,7 +192,7 @@ class _Columns:
             pa.DictionaryArray.from_arrays(first, self.file),  # one text for all rows
             numbers(np.arange(first_row, first_row + n, dtype=np.int64)),
         ]
-        found = pa.RecordBatch.from_arrays(arrays, names=[*(name for name, _ in self.scan.columns), FILE_COL, ROW_COL])
+        found = pa.RecordBatch.from_arrays(arrays, names=self.labels)
         return found if self.scan.where is None else found.filter(kept(self.scan.where, own))
 
     def _typed(self, columns: Sequence[pa.Array], n: int, field: pa.Field) -> pa.Array:
@@ -233,42 +234,17 @@ def _quoted(path: str) -> str:
     return "".join(c if c.isalnum() or c in _PLAIN or (ord(c) > 159 and not c.isspace()) else quote(c) for c in path)
 
 
-def _assert_planned(one: Slice) -> None:
-    (found,) = files.stat([one.path])
-    if found is None:
-        raise error(
-            "SPS-DATA-GONE", f"Expected {one.path} as planned. Got nothing.", "Restore the file.", file=one.path
-        )
-    if (found.size_bytes, found.mtime_ns // 1_000_000) != (one.size_bytes, one.mtime_ms):
-        raise error(
-            "SPS-DATA-DRIFT",
-            f"Expected {one.path} as planned, of {one.size_bytes} bytes. Got {found.size_bytes} bytes, written since.",
-            "Restore the file, or start a new run id over the data as it is now.",
-            file=one.path,
-        )
-
-
-def _gone(path: str) -> SparkscoreError:
-    return error("SPS-DATA-GONE", f"Expected {path} as planned. Got nothing.", "Restore the file.", file=path)
-
-
 @contextmanager
 def _named(path: str) -> Iterator[None]:
     """Name the file in what pyarrow raises of it."""
     try:
         yield
     except FileNotFoundError as cause:
-        raise error(
-            "SPS-DATA-GONE", f"Expected {path} as planned. Got nothing.", "Restore the file.", file=path
-        ) from cause
+        raise error("SPS-DATA-GONE", f"Expected {path} as planned. Got nothing.", "Restore it.", file=path) from cause
     except (pa.ArrowException, OSError) as cause:
-        told = str(cause).splitlines()[0][:200]
-        if told.startswith("AWS Error"):  # the store's answer, which says nothing of the file
-            wanted = f"Expected to reach {path}. Got {told}."
-            raise error("SPS-CLUSTER-STORAGE", wanted, "Look at the store; try again.", file=path) from cause
         raise error(
             "SPS-DATA-FILE",
-            f"Expected a Parquet file that can be read. Got {path}: {told}.",
+            f"Expected a Parquet file that can be read. Got {path}: {files.said_of(path, cause)}.",
             "Restore or rewrite the file.",
             file=path,
         ) from cause

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from sparkscore.errors import error
 from sparkscore.runtime import files
 
 __all__ = ["RESULT", "Footers", "Read", "kind_of", "orc_footer", "parquet_footer", "unlike_spark"]
@@ -63,11 +62,7 @@ class Footers:
             with filesystem.open_input_file(bare) as source:
                 rows, schema, keys = self._read(source)
         except (pa.ArrowException, OSError) as cause:
-            told = str(cause).splitlines()[0][:200]
-            if told.startswith("AWS Error"):  # the store's answer, which says nothing of the file
-                wanted = f"Expected to reach {path}. Got {told}."
-                raise error("SPS-CLUSTER-STORAGE", wanted, "Look at the store; try again.", file=path) from cause
-            return *facts, None, "SPS-DATA-FILE", told, None
+            return *facts, None, "SPS-DATA-FILE", files.said_of(path, cause), None
         problem = self._column_problem(schema)
         unfused = None if problem or self._fused is None else unlike_spark(self._fused, schema, keys)
         return *facts, rows, "SPS-DATA-COLUMN" if problem else None, problem, unfused

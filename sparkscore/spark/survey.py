@@ -23,7 +23,7 @@ from sparkscore.spec.scoring import FILE_COL
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Look", "changed_since", "survey", "unfused"]
+__all__ = ["Look", "survey", "unfused"]
 
 _FILES_PER_TASK = 64
 
@@ -89,19 +89,6 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
 def unfused(looks: Sequence[Look]) -> str:
     """Say why workers might read another value of a file than Spark, of the first such file; empty where none is."""
     return next((f"{look.unfused}: {look.path}" for look in looks if look.unfused), "")
-
-
-def changed_since(planned: Sequence[Look | Any]) -> str | None:
-    """Compare files with the plan by size and time; describe the first that differs, None when none does.
-
-    The two facts come from the same call as the plan's, so equal files compare equal on every file system.
-    """
-    for was, now in zip(planned, files.stat([p.path for p in planned]), strict=True):
-        if now is None:
-            return f"{was.path} is gone"
-        if (now.size_bytes, now.mtime_ns // 1_000_000) != (was.size_bytes, was.mtime_ms):
-            return f"{was.path} had {was.size_bytes} bytes at the plan and has {now.size_bytes} now"
-    return None
 
 
 def _listed(path: str, stat: Any, rows: int | None) -> Look:

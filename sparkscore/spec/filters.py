@@ -7,7 +7,9 @@ A filter is made of nested tuples: ``("and" | "or", a, b)``, ``("not", a)``, ``(
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from sqlglot import exp
@@ -29,6 +31,7 @@ _OPS: dict[type[exp.Expr], str] = {
 }
 _MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _LITERALS: dict[str, type] = {"int": int, "float": float, "string": str, "date": dt.date, "bool": bool}
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _INT64 = 2**63
 _EXACT_IN_FLOAT32 = 2**24  # Spark takes a larger literal beside a float for a float in one mode, a double in another
 
@@ -131,11 +134,9 @@ def _literal(node: exp.Expr) -> Any:
         return node.this if node.is_string else _number(node)
     if isinstance(node, exp.Boolean):
         return bool(node.this)
-    if isinstance(node, exp.Cast) and node.to.this == exp.DataType.Type.DATE and node.this.is_string:
-        try:
+    if isinstance(node, exp.Cast) and node.to.this == exp.DataType.Type.DATE and _DAY.fullmatch(str(node.this.this)):
+        with suppress(ValueError):  # a day that no month has, which is Spark's to refuse
             return dt.date.fromisoformat(node.this.this)
-        except ValueError:
-            raise BeyondError(_shown(node)) from None
     raise BeyondError(_shown(node))
 
 

@@ -139,6 +139,7 @@ REFUSED = {
     "SOURCE option mergeSchema": {"source": {"format": "parquet", "options": {"mergeSchema": "true"}}},
     "PREPARE with": {"prepare": [{"with": {"z": "a + b"}}]},
     'PREPARE source.where: ABS("a") > 1': {"source": {"format": "parquet", "where": "abs(a) > 1"}},
+    "PREPARE select of a field of a struct": {"prepare": [{"select": ["id", "a", "b", "c", "s.a"]}]},
     "TYPES money is decimal(9,2)": {"keep": ["id", "money"]},
     "TYPES s.x is a field of a struct": {"keep": ["id", "s.x"]},
     "TYPES old is timestamp": {"keep": ["id", "old"]},
@@ -148,7 +149,7 @@ REFUSED = {
 @pytest.fixture
 def odd_source(tmp_path: Path) -> dict[str, Any]:
     table = kept_table(10)
-    table = table.append_column("s", pa.array([{"x": 1.0}] * 10))
+    table = table.append_column("s", pa.array([{"x": 1.0, "a": 2.0}] * 10))
     (tmp_path / "in").mkdir()
     pq.write_table(table, tmp_path / "in" / "a.parquet")
     return {"format": "parquet", "location": str(tmp_path / "in")}

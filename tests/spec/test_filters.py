@@ -39,7 +39,15 @@ def test_comparisons_are_taken_apart(text, expected):
     "text",
     [
         *("id = 1.5", "id = '1'", "t = 1", "x = '1'", "x = 99999999", "day > '2020-01-01'", "flag = 1", "id = true"),
-        *("id = 9223372036854775808", "day > DATE '2020'", "t LIKE 'a%'", "abs(x) > 1", "x + 1 > 2", "id = x"),
+        *(
+            "id = 9223372036854775808",
+            "day > DATE '2020'",
+            "day > DATE '20200101'",
+            "t LIKE 'a%'",
+            "abs(x) > 1",
+            "x + 1 > 2",
+            "id = x",
+        ),
         *("id <=> 1", "id = NULL", "id IN (1, NULL)", "other = 1", "s.id = 1", "t", "1 = 1", "true", "NOT id"),
         *("CASE WHEN flag THEN true END", "x > double('NaN')", "day > TIMESTAMP '2020-01-01 00:00:00'"),
     ],
