@@ -36,7 +36,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("of `make lanes`: it takes minutes")
     turn = item.get_closest_marker("turn")
     if turn and datetime.now(UTC).toordinal() % turn.args[1] != turn.args[0]:
-        pytest.skip(f"of another day, and of `make lanes`: it runs on each {turn.args[1]}th day")
+        pytest.skip(f"of another day, and of `make lanes`: it runs on one day in {turn.args[1]}")
 
 
 @pytest.fixture(scope="session", autouse=True)
