@@ -14,6 +14,7 @@ from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.budget import Totals
 from sparkscore.run.line import Line, gap
+from sparkscore.scoring.counts import TEXT_COUNTS
 from sparkscore.spark.commit import Commit, Committed
 
 __all__ = ["UnitProof", "prove", "receipted", "recorded_proofs"]
@@ -37,6 +38,8 @@ class UnitProof:
     model_calls: int | None = 0
     proof_calls: int = 0
     rows_truncated: int = 0
+    tokens: int = 0
+    tokens_computed: int = 0
     oom_splits: int = 0
     batch_mix: int = 0
     guard_deaths: int = 0
@@ -121,13 +124,13 @@ def _counted(receipts: list[dict[str, Any]]) -> dict[str, Any]:
         if receipt["rows_in"]:
             providers[receipt["provider"]] += 1
         versions.update(receipt["versions"])
-    summed = ("proof_calls", "rows_truncated", "model_calls", "oom_splits", "batch_mix", "guard_deaths", "model_ms")
+    summed = ("proof_calls", "model_calls", "oom_splits", "batch_mix", "guard_deaths", "model_ms", *TEXT_COUNTS)
     return {
         "bad_by_code": dict(by_code),
         "in_rows": sum(r["rows_in"] for r in receipts),
         "scored_rows": sum(r["rows_scored"] for r in receipts),
         "filtered_rows": dict(filtered),
-        **{name: sum(r[name] for r in receipts) for name in summed},
+        **{name: sum(r.get(name, 0) for r in receipts) for name in summed},  # an earlier version's lacks some
         "call_buckets": tuple(map(sum, zip(*(r["call_buckets"] for r in receipts), strict=True))),
         "batch_target_rows": max(r["batch_target_rows"] for r in receipts),
         "peak_rss_bytes": max(r["peak_rss_bytes"] for r in receipts),

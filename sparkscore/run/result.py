@@ -47,6 +47,8 @@ class Summary:
     quarantined_by_code: dict[str, int] = field(default_factory=dict)
     scan_reason: str = ""  # why Spark scans, and not the workers
     truncated_rows: int = 0  # rows with a text that was cut to max_tokens
+    tokens: int = 0  # of the texts that the model was called with
+    tokens_computed: int = 0  # and with the padding to the longest text of each call
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class Summary:
             *(f"    {code:<18} {rows:,}" for code, rows in sorted(self.quarantined_by_code.items())),
             *(f"    dropped by {step}: {rows:,}" for step, rows in (self.filtered_rows or {}).items()),
             *([f"    texts cut to max_tokens: {self.truncated_rows:,}"] if self.truncated_rows else []),
+            *([f"    tokens: {self.tokens:,}, with padding {self.tokens_computed:,}"] if self.tokens else []),
             f"  units        {self.units} ({self.reused_units} from earlier attempts), attempt {self.attempt}",
             f"  model        {self.model['uri']}",
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",

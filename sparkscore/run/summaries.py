@@ -10,6 +10,7 @@ from sparkscore.ledger.fold import committed, quarantine_of, run_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.result import Summary
+from sparkscore.scoring.counts import TEXT_COUNTS
 
 __all__ = ["summary_of"]
 
@@ -44,7 +45,8 @@ def summary_of(store: Store, plan: Plan) -> Summary:
     events = read_events(store, plan.run_id)
     before = {"scan": "map_in_arrow", "scan_reason": ""}  # of runs by earlier versions
     chosen = next((e for e in reversed(events) if "scan" in e), before)
-    cut = {e["unit_seq"]: e["rows_truncated"] for e in events if "rows_truncated" in e}  # a resume repeats a unit
+    units = {e["unit_seq"]: e for e in events if "rows_truncated" in e}.values()  # a resume repeats a unit
+    rows_truncated, tokens, tokens_computed = (sum(e.get(name, 0) for e in units) for name in TEXT_COUNTS)
     return Summary(
         run_id=plan.run_id,
         state=row["state"],
@@ -70,6 +72,8 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         attempt=row["attempt"],
         reused_units=row["units_reused"],
         quarantined_by_code=row["quarantined_by_code"],
-        truncated_rows=sum(cut.values()),
+        truncated_rows=rows_truncated,
+        tokens=tokens,
+        tokens_computed=tokens_computed,
         warnings=(*plan.header["warnings"], *_unreceipted(plan, committed(events))),
     )

@@ -80,6 +80,11 @@ class Faults:
             self._index[new] = len(self._faults)
             self._faults.append(fault)
 
+    def follow(self, rows: NDArray[np.int64], of: NDArray[np.int64]) -> None:
+        """Give good rows the faults of other ones, where those have any."""
+        if self._index is not None:
+            self._index[rows] = self._index[of]
+
     @property
     def any(self) -> bool:
         """Whether some row is bad."""

@@ -42,6 +42,8 @@ class Tally:
 
     copied_bytes: int = 0
     rows_truncated: int = 0
+    tokens: int = 0
+    tokens_computed: int = 0  # with the padding
 
 
 @dataclass

@@ -22,17 +22,21 @@ Array = NDArray[Any]
 
 
 class Scored:
-    """What the model gave for a batch of `n` rows: parts of outputs, and how often each row was called."""
+    """What the model gave for a batch of `n` rows: parts of outputs, and how often each row was called.
+
+    `twins` are rows, and for each the one whose outputs, faults and calls are its own too.
+    """
 
     def __init__(self, n: int) -> None:
         self.n = n
         self.rows: list[NDArray[np.int64]] = []
         self.outputs: list[list[Array]] = []
         self.feeds: list[dict[str, Array]] = []
+        self.twins: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self._calls: list[tuple[NDArray[np.int64], Outcome]] = []
 
     def add(self, rows: NDArray[np.int64], outputs: list[Array], feeds: dict[str, Array]) -> None:
-        """Add the outputs of some rows, ascending, and those of their feeds that a step reads (`Assembly.needs`)."""
+        """Add the outputs of some rows, and those of their feeds that a step reads (`Assembly.needs`)."""
         self.rows.append(rows)
         self.outputs.append(outputs)
         self.feeds.append(feeds)
@@ -49,6 +53,8 @@ class Scored:
         for rows, outcome in self._calls:
             batch_rows[rows] = len(rows)
             tries[rows] = outcome.tries
+        for rows, of in self.twins:
+            batch_rows[rows], tries[rows] = batch_rows[of], tries[of]
         return batch_rows, tries
 
 
@@ -78,14 +84,18 @@ class Assembly:
         list of pyarrow.Array
             One for each output of the plan, of length n, null in bad rows.
         """
-        if not scored.rows:
+        rows = np.concatenate([*scored.rows, np.empty(0, np.int64)]) if len(scored.rows) != 1 else scored.rows[0]
+        built = [self._built(i, rows, scored, faults) for i in range(len(self._columns))] if len(rows) else []
+        for twins, of in scored.twins:
+            faults.follow(twins, of)
+        if not built:
             return [pa.nulls(scored.n, column.arrow_type) for column in self._columns]
-        rows = scored.rows[0] if len(scored.rows) == 1 else np.concatenate(scored.rows)
-        built = [self._built(i, rows, scored, faults) for i in range(len(self._columns))]
-        if len(rows) == scored.n and (len(scored.rows) == 1 or _ascending(rows)) and not faults.any:
+        if len(rows) == scored.n and _ascending(rows) and not faults.any:
             return built
         index = np.full(scored.n, -1, dtype=np.int64)
         index[rows] = np.arange(len(rows))
+        for twins, of in scored.twins:
+            index[twins] = index[of]
         index[faults.bad] = -1
         taken = numbers(index, index < 0)
         return [array.take(taken) for array in built]

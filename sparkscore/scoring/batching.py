@@ -1,21 +1,28 @@
-"""Arrow batches of any length cut and merged to the length that the model is called with."""
+"""Arrow batches of any length cut and merged to what the scorer takes at once, and that cut into model calls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from sparkscore.runtime.encoders import Group
 from sparkscore.spec.scoring import Image, InputPlan, ScoringPlan, Text
 
-__all__ = ["auto_rows", "rebatch"]
+__all__ = ["auto_rows", "micro_batches", "rebatch", "window_rows"]
 
 AUTO_ROWS = 8192
 AUTO_BYTES = 8 * 1024 * 1024
 AUTO_TOKENS = 16384
+WINDOW_ROWS = 10_000
+WINDOW_BYTES = 64 * 1024 * 1024
 SLACK = 1.25
+SPREAD = 1.1  # of the lengths in a call: longest over shortest
+MIN_ROWS = 8  # of a call that ends because of the spread
 
 
 def rebatch(batches: Iterable[pa.RecordBatch], rows: int, slack: float = SLACK) -> Iterator[pa.RecordBatch]:
@@ -61,32 +68,91 @@ def _merged(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def auto_rows(plan: ScoringPlan, sample: pa.RecordBatch) -> int:
-    """Choose the rows of a model call for ``batch_size: auto``.
+    """Choose the most rows of a model call for ``batch_size: auto``.
 
     Parameters
     ----------
     plan : ScoringPlan
-        Its inputs give the bytes of a row where their shapes are fixed, and the tokens of a text.
+        Its inputs give the bytes of a row where their shapes are fixed.
     sample : RecordBatch
         The first rows; their size in Arrow stands in for free dimensions.
 
     Returns
     -------
     int
-        min(8192, 8 MiB / bytes of a row, 16,384 / max_tokens), at least 1.
+        min(8192, 8 MiB / bytes of a row), at least 1.
 
     Notes
     -----
     8,192 rows: 106 to 110 ns a row for a small network between 1,000 and 8,000 rows, 209 at 64, 149 at 64,000, where
     the caches overflow (performance.md §7). 8 MiB of feeds keeps wide rows and images within a few caches' worth.
-    16,384 tokens is the token budget of performance.md §9: activations of text grow with rows x tokens.
     """
+    return max(1, min(AUTO_ROWS, int(AUTO_BYTES / _widest_bytes(plan, sample))))
+
+
+def window_rows(plan: ScoringPlan, sample: pa.RecordBatch) -> int:
+    """Choose the rows that are encoded at once: those of a call, or a window in which texts are sorted by length.
+
+    Returns
+    -------
+    int
+        `auto_rows`; where a text feeds the model min(10,000, 64 MiB / bytes of a row), at least 1.
+    """
+    if not any(isinstance(part, Text) for entry in plan.inputs for part in entry.parts):
+        return auto_rows(plan, sample)
+    return max(1, min(WINDOW_ROWS, int(WINDOW_BYTES / _widest_bytes(plan, sample))))
+
+
+def micro_batches(
+    group: Group, rows: int | None, most_rows: int
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+    """Cut rows of one shape into model calls.
+
+    Parameters
+    ----------
+    group : Group
+        The rows. Texts are taken by length, the longest first, so that a call pads little (performance.md §9).
+    rows : int, optional
+        Rows of each call but the last. None: a call of texts ends before its tokens, padded, are more than 16,384,
+        and where it has 8 rows before the longest is more than 1.1 times the shortest; any other takes all rows.
+    most_rows : int
+        Of a call of texts under None.
+
+    Yields
+    ------
+    rows : ndarray of int64, shape (k,)
+        Of `group`, each in one call.
+    feeds : dict of ndarray
+        Theirs, made when they are asked for.
+    """
+    if group.lengths is None:
+        step = rows or max(len(group.rows), 1)
+        for start in range(0, len(group.rows), step):
+            part = slice(start, start + step)
+            yield group.rows[part], {name: array[part] for name, array in group.feeds.items()}
+        return
+    order = np.argsort(-group.lengths, kind="stable")
+    lengths = group.lengths[order]
+    start = 0
+    while start < len(order):
+        stop = start + (rows or _rows_of_text(lengths[start:], most_rows))
+        chosen = group.rows[order[start:stop]]
+        yield chosen, group.feeds_of(chosen)
+        start = stop
+
+
+def _rows_of_text(lengths: NDArray[np.int64], most_rows: int) -> int:
+    """Give how many of the first rows, by falling length, make a call."""
+    longest = max(int(lengths[0]), 1)
+    alike = int(np.searchsorted(-lengths, -longest / SPREAD, side="right"))
+    return max(1, min(most_rows, AUTO_TOKENS // longest, max(alike, MIN_ROWS)))
+
+
+def _widest_bytes(plan: ScoringPlan, sample: pa.RecordBatch) -> float:
     fixed_bytes = sum(_row_bytes(entry) for entry in plan.inputs)
     columns = [name for name in plan.columns if name in sample.schema.names]
     arrow_bytes = sum(sample.column(name).nbytes for name in columns) / max(sample.num_rows, 1)
-    rows = min(AUTO_ROWS, int(AUTO_BYTES / max(fixed_bytes, arrow_bytes, 1)))
-    texts = [part for entry in plan.inputs for part in entry.parts if isinstance(part, Text)]
-    return max(1, min([rows, *(AUTO_TOKENS // text.max_tokens for text in texts)]))
+    return float(max(fixed_bytes, arrow_bytes, 1))
 
 
 def _row_bytes(entry: InputPlan) -> int:
@@ -96,5 +162,5 @@ def _row_bytes(entry: InputPlan) -> int:
         if isinstance(part, Image):
             shape = (*part.size, 3)
         elif isinstance(part, Text):
-            shape = (part.max_tokens,)
+            shape = ()  # how many tokens a call has is `micro_batches`' to say
     return itemsize * prod(1 if size is None else size for size in shape)

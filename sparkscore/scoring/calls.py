@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparkscore.runtime.providers import CPU
+from sparkscore.runtime.providers import CPU, CUDA
 from sparkscore.runtime.session import Session
 from sparkscore.scoring.isolation import check_lengths
-from sparkscore.spec.scoring import ScoringPlan
+from sparkscore.spec.scoring import ScoringPlan, Text
 
 __all__ = ["ModelCall", "padded_rows"]
 
@@ -38,6 +38,10 @@ class ModelCall:
         self._names = tuple(names)
         self._fixed = plan.fixed_batch
         self._most = plan.fixed_batch or plan.batch_size
+        texts = any(isinstance(part, Text) for entry in plan.inputs for part in entry.parts)
+        # On a GPU each new shape is tuned anew (`performance.md` §6). Calls of texts differ in their length anyway, and
+        # CUDA bears it: no encoder of text has convolutions to tune.
+        self._pads_rows = session.provider != CPU and not (texts and session.provider == CUDA)
         self._exit_after_s = plan.on_error.grace_s if in_worker else None
         ranks = {info.name: len(info.shape) for info in session.signature.inputs}
         # A graph without an axis for rows takes the row itself, one a call.
@@ -49,7 +53,7 @@ class ModelCall:
         if self._bare:
             row = {name: array[0] for name, array in feeds.items()}
             return [np.asarray(a)[None] for a in self._session.run(row, self._names, timeout_s, self._exit_after_s)]
-        length = padded_rows(n, self._fixed, self._most, self._session.provider)
+        length = padded_rows(n, self._fixed, self._most, pads=self._pads_rows)
         if length == n:
             return self._session.run(feeds, self._names, timeout_s, self._exit_after_s)
         padded = {name: _padded(array, length) for name, array in feeds.items()}
@@ -65,22 +69,21 @@ class ModelCall:
         return {name: array[None] if self._bare else array for name, array in self._session.warm_up.items()}
 
 
-def padded_rows(n: int, fixed: int | None, most: int | None, provider: str) -> int:
+def padded_rows(n: int, fixed: int | None, most: int | None, *, pads: bool) -> int:
     """Give the rows that a call of `n` rows is padded to, with copies of its last row.
 
-    A fixed batch axis decides. On a GPU each new shape is tuned anew (`performance.md` §6), so lengths there are powers
-    of two, or the batch size asked for.
+    A fixed batch axis decides; else a call that `pads` has a power of two, or the batch size asked for.
 
     Examples
     --------
-    >>> padded_rows(5, None, None, "CPUExecutionProvider"), padded_rows(5, 16, 16, "CPUExecutionProvider")
+    >>> padded_rows(5, None, None, pads=False), padded_rows(5, 16, 16, pads=False)
     (5, 16)
-    >>> [padded_rows(n, None, 100, "CUDAExecutionProvider") for n in (1, 5, 90, 100)]
+    >>> [padded_rows(n, None, 100, pads=True) for n in (1, 5, 90, 100)]
     [1, 8, 100, 100]
     """
     if fixed is not None:
         return fixed
-    if provider == CPU:
+    if not pads:
         return n
     length = 1 << (n - 1).bit_length()
     return length if most is None else max(n, min(length, most))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-__all__ = ["CALL_BOUNDS_S", "MAX_SAMPLES", "Counts", "Sample"]
+__all__ = ["CALL_BOUNDS_S", "MAX_SAMPLES", "TEXT_COUNTS", "Counts", "Sample"]
 
 CALL_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+TEXT_COUNTS = ("rows_truncated", "tokens", "tokens_computed")
 
 MAX_SAMPLES = 20
 
@@ -35,8 +37,10 @@ class Counts:
         Index of the prepare step -> rows that it dropped.
     rows_truncated : int
         Rows whose text was cut to max_tokens.
+    tokens, tokens_computed : int
+        Of the texts that the model was called with, and what it computed with their padding.
     rows_scored : int
-        Rows that reached the model, each once.
+        Rows that reached the model, each once; of rows with the same texts in a batch one does.
     rows_called : int
         Rows summed over all calls; padding is not counted, repetitions by bisection are.
     model_calls, bisect_calls : int
@@ -65,6 +69,8 @@ class Counts:
     bad_by_code: dict[str, int] = field(default_factory=dict)
     rows_filtered: dict[int, int] = field(default_factory=dict)
     rows_truncated: int = 0
+    tokens: int = 0
+    tokens_computed: int = 0
     rows_scored: int = 0
     rows_called: int = 0
     model_calls: int = 0

@@ -21,7 +21,7 @@ from sparkscore.runtime.outputs import output_type
 from sparkscore.runtime.providers import CPU
 from sparkscore.runtime.session import Session, open_session
 from sparkscore.scoring.assembly import Assembly, Scored
-from sparkscore.scoring.batching import SLACK, auto_rows, rebatch
+from sparkscore.scoring.batching import SLACK, auto_rows, micro_batches, rebatch, window_rows
 from sparkscore.scoring.calls import ModelCall
 from sparkscore.scoring.counts import Counts
 from sparkscore.scoring.failures import Kind, classified
@@ -86,6 +86,7 @@ class Scorer:
         self._encoder = Encoder(plan, folder)
         self._assembly = Assembly(plan, folder)
         self._call_rows = plan.fixed_batch or plan.batch_size
+        self._most_rows = 1  # of a call of texts: told by the first rows
         self._bad_streak = 0
         self._unproven = plan.prove_batch and self._call_rows != 1
         self._call = ModelCall(plan, session, self._assembly.names, in_worker=in_worker)
@@ -136,8 +137,10 @@ class Scorer:
         if first is None:
             return
         addresses = Ends(first.schema)
-        auto = auto_rows(self.plan, first)
-        rows = auto if self._call_rows is None else self._call_rows * max(1, auto // self._call_rows)
+        self._most_rows = auto_rows(self.plan, first)
+        rows = window_rows(self.plan, first)
+        if self._call_rows is not None:
+            rows = self._call_rows * max(1, rows // self._call_rows)
         for batch in rebatch(chain([first], read), rows, SLACK if self._call_rows is None else 1.0):
             if self._crumb is not None:
                 self._crumb.begin(batch.num_rows, addresses.of(batch), self._call_rows or rows, self.counts.oom_splits)
@@ -169,11 +172,7 @@ class Scorer:
 
     def _score_group(self, group: Group, scored: Scored, faults: Faults) -> None:
         """Score the good rows of one shape, in parts of the size of a model call."""
-        n = len(group.rows)
-        step = self._call_rows or max(n, 1)
-        for start in range(0, n, step):
-            rows = group.rows[start : start + step]
-            feeds = {name: array[start : start + step] for name, array in group.feeds.items()}
+        for rows, feeds in micro_batches(group, self._call_rows, self._most_rows):
             outcome = self._isolation.score(feeds, len(rows))
             for piece, outputs in outcome.pieces:
                 scored.add(rows[piece], outputs, {name: feeds[name][piece] for name in self._assembly.needs})
@@ -182,6 +181,7 @@ class Scorer:
             scored.called(rows, outcome)
             if self._unproven:
                 self._prove(feeds, [row for piece, _ in outcome.pieces for row in range(piece.start, piece.stop)])
+        scored.twins.append(group.twins)
 
     def _prove(self, feeds: Mapping[str, Array], scored_rows: list[int]) -> None:
         """Run the batch-dependence test on the first rows that differ; until some do, it waits."""
@@ -209,8 +209,8 @@ class Scorer:
         counts, limits = self.counts, self.plan.on_error
         counts.rows_ok += n - len(found)
         counts.rows_bad += len(found)
-        counts.rows_truncated = self._encoder.rows_truncated
-        counts.copied_bytes = self._encoder.copied_bytes
+        for name, cost in vars(self._encoder.tally).items():
+            setattr(counts, name, cost)
         counts.guard_deaths = self.session.deaths if isinstance(self.session, GuardedSession) else 0
         for verdict in found.values():
             code = verdict["error_code"]

@@ -54,6 +54,8 @@ def ledger(tmp_path: Path) -> Path:
             scored_rows=970,
             model_calls=1,
             rows_truncated=12,
+            tokens=1000,
+            tokens_computed=1030,
             providers={"CPUExecutionProvider": 1},
             wall_ms=100,
         )
@@ -80,10 +82,10 @@ def test_runs_show_gives_the_verdict_the_attempts_and_the_units(sparkscore, ledg
     told = sparkscore("runs", "show", "r1", "--ledger", ledger)
     assert "run r1: FAILED" in told.out
     assert "SPS-ROW-NULL       20" in told.out
-    assert "texts cut to max_tokens: 12\n" in told.out
+    assert "texts cut to max_tokens: 12\n    tokens: 1,000, with padding 1,030\n" in told.out
     assert "[SPS-BUDGET] too many" in told.out
     found = sparkscore("runs", "show", "r1", "--ledger", ledger, "--json").json
-    assert found["truncated_rows"] == 12
+    assert [found[name] for name in ("truncated_rows", "tokens", "tokens_computed")] == [12, 1000, 1030]
     assert [u["state"] for u in found["unit_rows"]] == ["COMMITTED", "PLANNED"]
     assert [a["exit_code"] for a in found["attempts"]] == [6]
 

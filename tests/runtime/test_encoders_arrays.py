@@ -76,7 +76,7 @@ def test_memory_off_the_types_boundary_is_copied_and_counted():
 
     np.testing.assert_array_equal(feed, np.array([[1, 2], [3, 4]], np.float32))
     assert feed.flags.aligned
-    assert one.copied_bytes == 16
+    assert one.tally.copied_bytes == 16
 
 
 def test_a_flat_list_takes_the_graphs_fixed_dimensions():
@@ -139,7 +139,7 @@ def test_nested_fixed_size_lists_of_a_slice_are_viewed():
     feed = one.encode(batch(v=column), Faults(2))[0].feeds["x"]
 
     np.testing.assert_array_equal(feed, np.arange(6, 18, dtype=np.float32).reshape(2, 3, 2))
-    assert one.copied_bytes == 0
+    assert one.tally.copied_bytes == 0
 
 
 def test_an_inner_null_follows_the_policy_of_the_row():

@@ -69,7 +69,7 @@ def test_over_long_texts_are_cut_and_counted_once(folder):
     groups = one.encode(texts("good good good", "good good good bad", "film"), Faults(3))
 
     assert groups[0].feeds["a"].tolist() == [[2, 4, 4, 4, 3], [2, 4, 4, 4, 3], [2, 6, 3, 7, 7]]
-    assert one.rows_truncated == 1
+    assert one.tally.rows_truncated == 1
 
 
 def test_over_long_texts_can_be_refused(folder):
@@ -81,13 +81,13 @@ def test_over_long_texts_can_be_refused(folder):
     assert codes(faults) == {0: "SPS-ROW-LENGTH"}
     assert message(faults, 0) == "Expected at most 5 tokens in column 't', got more"
     assert groups[0].rows.tolist() == [1]
-    assert one.rows_truncated == 0
+    assert one.tally.rows_truncated == 0
 
 
 def test_several_inputs_of_one_column_and_tokenizer_are_tokenised_once(folder, monkeypatch):
-    read = text_module._Tokens.read
+    read = text_module._Tokenized.read
     calls: list[int] = []
-    monkeypatch.setattr(text_module._Tokens, "read", lambda self, cells: calls.append(1) or read(self, cells))
+    monkeypatch.setattr(text_module._Tokenized, "read", lambda self, cells: calls.append(1) or read(self, cells))
     one = encoder(*(text(f, name=f) for f in ("ids", "attention_mask", "type_ids")), folder=folder)
 
     one.encode(texts("good"), Faults(1))

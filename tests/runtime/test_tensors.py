@@ -56,7 +56,7 @@ def test_a_fixed_stride_column_is_the_tensors_own_memory(stored):
     address = flat.buffers()[1].address
     assert feed.shape == (8, 4)
     assert address == feed.ctypes.data == ort.OrtValue.ortvalue_from_numpy(feed).data_ptr()
-    assert one.copied_bytes == 0
+    assert one.tally.copied_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_one_clean_scalar_column_is_viewed_as_n_and_as_n_by_1():
     assert feeds["x"].shape == (2,)
     assert feeds["y"].shape == (2, 1)
     assert feeds["x"].ctypes.data == feeds["y"].ctypes.data == column.buffers()[1].address + 4
-    assert one.copied_bytes == 0
+    assert one.tally.copied_bytes == 0
 
 
 def test_scalar_columns_are_packed_by_one_copy_and_it_is_counted():
@@ -94,7 +94,7 @@ def test_scalar_columns_are_packed_by_one_copy_and_it_is_counted():
     np.testing.assert_array_equal(groups[0].feeds["x"], np.array([[1, 3, 5], [2, 4, 6]], np.float32))
     assert groups[0].feeds["x"].dtype == np.float32
     assert groups[0].feeds["x"].flags.c_contiguous
-    assert one.copied_bytes == 2 * 3 * 4
+    assert one.tally.copied_bytes == 2 * 3 * 4
 
 
 @pytest.mark.parametrize("to_tensor", [True, False])

@@ -115,6 +115,22 @@ def total():
     return graph(nodes, [("v", FLOAT, ["n", "d"])], [("y", FLOAT, ["n"])], [("one", np.array([1], dtype=np.int64))])
 
 
+def encoder(length="t", words=1000):
+    """y[n] = the mean of table[ids] where the mask is 1, and each[n, t] = table[ids]; an id outside it raises."""
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["each"]),
+        helper.make_node("Cast", ["mask"], ["real"], to=FLOAT),
+        helper.make_node("Mul", ["each", "real"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "one"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["real", "one"], ["count"], keepdims=0),
+        helper.make_node("Div", ["sum", "count"], ["y"]),
+    ]
+    inputs = [(name, INT64, ["n", length]) for name in ("ids", "mask")]
+    outputs = [("y", FLOAT, ["n"]), ("each", FLOAT, ["n", length])]
+    constants = [("table", np.sqrt(np.arange(words, dtype=np.float32))), ("one", np.array([1], dtype=np.int64))]
+    return graph(nodes, inputs, outputs, constants)
+
+
 def bare():
     """y = 2 x for one row of three: a graph without an axis for rows."""
     node = helper.make_node("Mul", ["x", "two"], ["y"])

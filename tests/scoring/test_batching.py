@@ -68,9 +68,9 @@ SAMPLE = pa.RecordBatch.from_pydict({"v": [[0.0] * 4096] * 4, "a": [1.0] * 4})
         (InputPlan("x", "uint8", (None, None, 3), (Image(("jpeg",), size=(224, 224)),)), 55),
         (InputPlan("x", "float32", (3, 4096, 4096), (Tensor(("w",), shape=(3, 4096, 4096)),)), 1),
         (InputPlan("x", "float64", (None,), (Tensor(("v",), shape=(None,)),)), 255),
-        (InputPlan("ids", "int64", (None,), (Text(("t",), max_tokens=512),)), 32),
+        (InputPlan("ids", "int64", (None,), (Text(("t",), max_tokens=512),)), 8192),
     ],
     ids=["narrow", "vector", "image", "free image", "huge", "free axis from the data", "text"],
 )
-def test_the_automatic_size_is_8_192_rows_less_for_wide_rows_and_long_texts(entry, rows):
+def test_the_automatic_size_is_8_192_rows_and_less_for_wide_ones(entry, rows):
     assert auto_rows(plan(entry), SAMPLE) == rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from sparkscore.runtime.encoders.arrays import ArrayEncoder
 from sparkscore.runtime.encoders.category import CategoryEncoder
 from sparkscore.runtime.encoders.image import ImageEncoder
 from sparkscore.runtime.encoders.numbers import NumbersEncoder
-from sparkscore.runtime.encoders.text import TextEncoder
+from sparkscore.runtime.encoders.text import Padded, TextEncoder
 from sparkscore.runtime.faults import Faults
 from sparkscore.runtime.tensors import Cells, Ragged, Tally
 from sparkscore.spec.scoring import Category, Image, InputPlan, Numbers, Part, ScoringPlan, Tensor, Text
@@ -23,20 +24,44 @@ from sparkscore.spec.scoring import Category, Image, InputPlan, Numbers, Part, S
 __all__ = ["Encoder", "Group"]
 
 
+Block = NDArray[Any] | Ragged | Padded  # a part or an input, of all rows of a batch
+
+
 @dataclass(frozen=True)
 class Group:
-    """Good rows of one shape: their positions in the batch (ndarray of int64, shape (k,)), and a feed a graph input."""
+    """Good rows of one shape.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (k,)
+        Their positions in the batch, ascending.
+    feeds_of : callable
+        Gives, for some of the rows, an array a graph input, with those rows on axis 0.
+    lengths : ndarray of int64, shape (k,), optional
+        Tokens of each row, where texts are padded to the longest of those that are called together.
+    twins : (ndarray of int64, ndarray of int64)
+        Further good rows of the batch, and for each the one of `rows` that feeds the model exactly the same.
+    """
 
     rows: NDArray[np.int64]
-    feeds: dict[str, NDArray[Any]]
+    feeds_of: Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]]
+    lengths: NDArray[np.int64] | None
+    twins: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+    @cached_property
+    def feeds(self) -> dict[str, NDArray[Any]]:
+        """Those of all `rows`."""
+        return self.feeds_of(self.rows)
 
 
 class PartEncoder(Protocol):
     """Turns the columns of one part into a block of shape (n, …), or into one array a row."""
 
-    def encode(self, cells: Cells) -> NDArray[Any] | Ragged:
+    def encode(self, cells: Cells) -> Block:
         """Encode a batch, and mark its bad rows."""
 
+
+_NO_TWINS = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 # One line a kind of part: what encodes it.
 _KINDS: dict[type[Part], Callable[[Any, InputPlan, Path, dict[object, Any]], PartEncoder]] = {
@@ -49,7 +74,7 @@ _KINDS: dict[type[Part], Callable[[Any, InputPlan, Path, dict[object, Any]], Par
 
 
 class Encoder:
-    """Encodes batches by a plan; `folder` is the model's, with the encoders' files in it.
+    """Encodes batches by a plan; `folder` is the model's, with the encoders' files in it. `tally` counts what it costs.
 
     Raises
     ------
@@ -65,17 +90,7 @@ class Encoder:
             (tensor, [_KINDS[type(part)](part, tensor, folder, shared) for part in tensor.parts])
             for tensor in plan.inputs
         ]
-        self._tally = Tally()
-
-    @property
-    def rows_truncated(self) -> int:
-        """Texts that were cut to `max_tokens`, over all batches so far."""
-        return self._tally.rows_truncated
-
-    @property
-    def copied_bytes(self) -> int:
-        """Bytes of tensors that were copied out of Arrow memory, over all batches so far."""
-        return self._tally.copied_bytes
+        self.tally = Tally()
 
     def encode(self, batch: pa.RecordBatch, faults: Faults) -> list[Group]:
         """Encode the rows that are good.
@@ -95,40 +110,64 @@ class Encoder:
         """
         if not batch.num_rows:
             return []
-        cells = Cells(batch, faults, self._tally)
+        cells = Cells(batch, faults, self.tally)
         blocks = {tensor.name: self._block(tensor, parts, cells) for tensor, parts in self._inputs}
         rows = np.flatnonzero(~faults.bad) if faults.any else np.arange(batch.num_rows)
         if not len(rows):
             return []
-        return [Group(part, self._feeds(blocks, part, batch.num_rows)) for part in _by_shape(blocks, rows)]
+        feeds_of = partial(self._feeds, blocks, batch.num_rows)
+        return [_group(part, blocks, feeds_of) for part in _by_shape(blocks, rows)]
 
-    def _block(self, tensor: InputPlan, parts: list[PartEncoder], cells: Cells) -> NDArray[Any] | Ragged:
+    def _block(self, tensor: InputPlan, parts: list[PartEncoder], cells: Cells) -> Block:
         blocks = [part.encode(cells) for part in parts]
-        if len(blocks) == 1 and isinstance(blocks[0], Ragged):
+        if len(blocks) == 1 and not isinstance(blocks[0], np.ndarray):
             return blocks[0]
-        dense = [block for block in blocks if isinstance(block, np.ndarray)]  # ragged parts are never packed
+        dense = [block for block in blocks if isinstance(block, np.ndarray)]  # the others are never packed
         if len(dense) > 1:
             packed = np.concatenate(dense, axis=1)
-            self._tally.copied_bytes += packed.nbytes
+            self.tally.copied_bytes += packed.nbytes
             return packed
         return dense[0].reshape(-1) if tensor.row_shape == () else dense[0]
 
-    def _feeds(
-        self, blocks: dict[str, NDArray[Any] | Ragged], rows: NDArray[np.int64], n: int
-    ) -> dict[str, NDArray[Any]]:
+    def _feeds(self, blocks: dict[str, Block], n: int, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         feeds = {}
         for name, block in blocks.items():
-            if isinstance(block, Ragged):
-                feeds[name] = block.dense(rows, self._tally)
-            elif len(rows) == n:
+            if not isinstance(block, np.ndarray):
+                feeds[name] = block.dense(rows, self.tally)
+            elif len(rows) == n and _is_whole(rows):
                 feeds[name] = block
             else:
                 feeds[name] = block[rows]
-                self._tally.copied_bytes += feeds[name].nbytes
+                self.tally.copied_bytes += feeds[name].nbytes
         return feeds
 
 
-def _by_shape(blocks: dict[str, NDArray[Any] | Ragged], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _is_whole(rows: NDArray[np.int64]) -> bool:
+    return bool((rows == np.arange(len(rows))).all())
+
+
+def _group(rows: NDArray[np.int64], blocks: dict[str, Block], feeds_of: Callable[..., Any]) -> Group:
+    """Find the lengths of texts and, where nothing but text feeds the model, rows of the same ones."""
+    texts = [block for block in blocks.values() if isinstance(block, Padded) and block.is_counted]
+    if not texts:
+        return Group(rows, feeds_of, None, _NO_TWINS)
+    twins = _NO_TWINS
+    if all(isinstance(block, Padded) for block in blocks.values()):
+        key = np.zeros(len(rows), np.int64)
+        for block in texts:
+            number = block.texts[rows]
+            _, first, key = np.unique(key * (number.max() + 1) + number, return_index=True, return_inverse=True)
+        leader = first[key]
+        is_twin = leader != np.arange(len(rows))
+        twins = (rows[is_twin], rows[leader[is_twin]])
+        rows = rows[~is_twin]
+    lengths = np.zeros(len(rows), np.int64)
+    for block in texts:
+        lengths += block.fixed or block.lengths[rows]
+    return Group(rows, feeds_of, lengths, twins)
+
+
+def _by_shape(blocks: dict[str, Block], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Part rows so that in each part every input has one shape, in the order of the parts' first rows."""
     ragged = [block.shapes[rows] for block in blocks.values() if isinstance(block, Ragged)]
     shapes = np.concatenate(ragged, axis=1) if ragged else None
