@@ -21,7 +21,7 @@ from sparkscore.runtime.outputs import output_type
 from sparkscore.runtime.providers import CPU
 from sparkscore.runtime.session import Session, open_session
 from sparkscore.scoring.assembly import Assembly, Scored
-from sparkscore.scoring.batching import SLACK, auto_rows, micro_batches, rebatch, window_rows
+from sparkscore.scoring.batching import SLACK, auto_rows, call_rows, micro_batches, rebatch, window_rows
 from sparkscore.scoring.calls import ModelCall
 from sparkscore.scoring.counts import Counts
 from sparkscore.scoring.failures import Kind, classified
@@ -86,7 +86,7 @@ class Scorer:
         self._encoder = Encoder(plan, folder)
         self._assembly = Assembly(plan, folder)
         self._call_rows = plan.fixed_batch or plan.batch_size
-        self._most_rows = 1  # of a call of texts: told by the first rows
+        self._about_rows = 1  # of a call, where the plan does not say: told by the first rows
         self._bad_streak = 0
         self._unproven = plan.prove_batch and self._call_rows != 1
         self._call = ModelCall(plan, session, self._assembly.names, in_worker=in_worker)
@@ -137,7 +137,7 @@ class Scorer:
         if first is None:
             return
         addresses = Ends(first.schema)
-        self._most_rows = auto_rows(self.plan, first)
+        self._about_rows = call_rows(auto_rows(self.plan, first), self.session.size_bytes, self.session.provider)
         rows = window_rows(self.plan, first)
         if self._call_rows is not None:
             rows = self._call_rows * max(1, rows // self._call_rows)
@@ -172,7 +172,7 @@ class Scorer:
 
     def _score_group(self, group: Group, scored: Scored, faults: Faults) -> None:
         """Score the good rows of one shape, in parts of the size of a model call."""
-        for rows, feeds in micro_batches(group, self._call_rows, self._most_rows):
+        for rows, feeds in micro_batches(group, self._call_rows, self._about_rows):
             outcome = self._isolation.score(feeds, len(rows))
             for piece, outputs in outcome.pieces:
                 scored.add(rows[piece], outputs, {name: feeds[name][piece] for name in self._assembly.needs})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkscore.scoring.batching import auto_rows, rebatch
+from sparkscore.runtime.encoders import Group
+from sparkscore.runtime.providers import CPU, CUDA
+from sparkscore.scoring.batching import auto_rows, call_rows, micro_batches, rebatch
 from sparkscore.spec.scoring import Image, InputPlan, ModelRef, Numbers, ScoringPlan, Tensor, Text
 
 
@@ -74,3 +77,27 @@ SAMPLE = pa.RecordBatch.from_pydict({"v": [[0.0] * 4096] * 4, "a": [1.0] * 4})
 )
 def test_the_automatic_size_is_8_192_rows_and_less_for_wide_ones(entry, rows):
     assert auto_rows(plan(entry), SAMPLE) == rows
+
+
+@pytest.mark.parametrize(
+    "model_bytes, provider, rows",
+    [(2**20 - 1, CPU, 8192), (2**20, CPU, 1024), (2**30, CUDA, 8192)],
+    ids=["small", "large", "large, on a GPU"],
+)
+def test_a_large_model_is_called_with_1_024_rows_on_a_cpu(model_bytes, provider, rows):
+    assert call_rows(8192, model_bytes, provider) == rows
+    assert call_rows(13, model_bytes, provider) == 13  # images
+
+
+def test_what_is_scored_at_once_is_called_in_even_parts():
+    none = np.empty(0, np.int64)
+    feeds = {"x": np.arange(10_000)}
+    group = Group(np.arange(10_000), lambda rows: feeds, None, (none, none))
+    for rows, about, lengths in [
+        (None, 8192, [10_000]),
+        (None, 1024, [1000] * 10),
+        (4096, 1024, [4096, 4096, 1808]),
+    ]:
+        parts = list(micro_batches(group, rows, about))
+        assert [len(part) for part, _ in parts] == lengths
+        assert np.concatenate([fed["x"] for _, fed in parts]).tolist() == list(range(10_000))

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from sparkscore.runtime.encoders import Group
 from sparkscore.scoring.batching import AUTO_TOKENS, micro_batches
 from sparkscore.scoring.scorer import open_scorer
 from sparkscore.spec.scoring import InputPlan, Numbers, OutputPlan, ScoringPlan, Text
@@ -164,8 +165,6 @@ def test_a_result_a_token_has_the_length_of_its_call(plan):
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=300), st.one_of(st.none(), st.integers(1, 40)))
 def test_calls_hold_each_row_once_within_budget_and_spread(lengths, rows):
-    from sparkscore.runtime.encoders import Group
-
     none = np.empty(0, np.int64)
     found = np.array(lengths, np.int64)
     group = Group(np.arange(len(found)), lambda part: {"ids": part}, found, (none, none))
