@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sparkscore.runtime import tensors
 from sparkscore.runtime.faults import Faults
+from sparkscore.runtime.tensors import Tally
 from sparkscore.spec.scoring import Missing, Numbers, Tensor
 from tests.runtime.plans import batch, codes, encode, encoder, message, numbers, tensor
 
@@ -51,12 +52,12 @@ def test_a_fixed_stride_column_is_the_tensors_own_memory(stored):
     cells = batch(v=stored(flat, 4))
     one = encoder(tensor("float32", (4,), Tensor(("v",), shape=(4,))))
 
-    feed = one.encode(cells, Faults(8))[0].feeds["x"]
+    feed = one.encode(cells, Faults(8), tally := Tally())[0].feeds["x"]
 
     address = flat.buffers()[1].address
     assert feed.shape == (8, 4)
     assert address == feed.ctypes.data == ort.OrtValue.ortvalue_from_numpy(feed).data_ptr()
-    assert one.tally.copied_bytes == 0
+    assert tally.copied_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -77,24 +78,24 @@ def test_one_clean_scalar_column_is_viewed_as_n_and_as_n_by_1():
     column = float32(1, 2, 3).slice(1)
     one = encoder(tensor("float32", (), Numbers(("a",))), tensor("float32", (1,), Numbers(("a",)), name="y"))
 
-    feeds = one.encode(batch(a=column), Faults(2))[0].feeds
+    feeds = one.encode(batch(a=column), Faults(2), tally := Tally())[0].feeds
 
     assert feeds["x"].shape == (2,)
     assert feeds["y"].shape == (2, 1)
     assert feeds["x"].ctypes.data == feeds["y"].ctypes.data == column.buffers()[1].address + 4
-    assert one.tally.copied_bytes == 0
+    assert tally.copied_bytes == 0
 
 
 def test_scalar_columns_are_packed_by_one_copy_and_it_is_counted():
     one = encoder(numbers("float32", "abc"))
     cells = batch(a=float32(1, 2), b=float32(3, 4), c=float32(5, 6))
 
-    groups = one.encode(cells, Faults(2))
+    groups = one.encode(cells, Faults(2), tally := Tally())
 
     np.testing.assert_array_equal(groups[0].feeds["x"], np.array([[1, 3, 5], [2, 4, 6]], np.float32))
     assert groups[0].feeds["x"].dtype == np.float32
     assert groups[0].feeds["x"].flags.c_contiguous
-    assert one.tally.copied_bytes == 2 * 3 * 4
+    assert tally.copied_bytes == 2 * 3 * 4
 
 
 @pytest.mark.parametrize("to_tensor", [True, False])
@@ -273,9 +274,9 @@ def test_rows_marked_before_are_left_out_and_a_batch_of_bad_rows_gives_no_group(
     faults.add([0], "SPS-ROW-DECODE", "a malformed line", "read")
     one = encoder(numbers("float32", "a"))
 
-    assert one.encode(batch(a=float32(1, 2)), faults)[0].rows.tolist() == [1]
+    assert one.encode(batch(a=float32(1, 2)), faults, Tally())[0].rows.tolist() == [1]
     faults.add([1], "SPS-ROW-NULL", "")
-    assert one.encode(batch(a=float32(1, 2)), faults) == []
+    assert one.encode(batch(a=float32(1, 2)), faults, Tally()) == []
 
 
 def test_an_empty_batch_gives_no_group():
