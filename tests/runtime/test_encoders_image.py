@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from sparkscore.errors import ClusterError
-from sparkscore.runtime.encoders import Encoder
+from sparkscore.runtime.encoders import Encoder, decoders
 from sparkscore.runtime.encoders.decoders import Decoder, installed_decoder
 from sparkscore.runtime.faults import Faults
 from sparkscore.spec.scoring import Image, Missing, ScoringPlan, SessionPlan
@@ -232,13 +232,21 @@ def test_a_worker_with_another_decoder_than_the_plan_is_named():
         Encoder(plan(other), Path())
 
 
-def test_several_threads_give_the_same_block_and_faults():
+def test_a_driver_without_pillow_cannot_plan_for_images(monkeypatch):
+    monkeypatch.setattr(decoders, "_version", {}.get)
+    with pytest.raises(ClusterError, match=r"\[SPS-ENV-PACKAGE\] Expected the package Pillow .* 'sparkscore\[image\]"):
+        installed_decoder()
+
+
+def test_each_image_stands_in_its_place_and_several_threads_give_the_same_block_and_faults():
     raws = [b"none" if i % 7 == 3 else encoded(photo(40 + i, 60), "JPEG") for i in range(23)]
     found = []
     for threads in (1, 3):
         faults = Faults(len(raws))
         groups = Encoder(plan(threads=threads, size=(24, 32)), Path()).encode(images(*raws), faults)
         found.append((groups[0].feeds["x"], groups[0].rows.tolist(), codes(faults)))
+    alone = [by_pillow(raw, 24, 32) for raw in raws if raw != b"none"]
+    np.testing.assert_allclose(found[0][0].astype(int), alone, atol=1)
     np.testing.assert_array_equal(found[0][0], found[1][0])
     assert found[0][1:] == found[1][1:]
     assert found[0][2] == dict.fromkeys([3, 10, 17], "SPS-ROW-DECODE")

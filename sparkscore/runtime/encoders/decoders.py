@@ -83,9 +83,8 @@ class Decoder:
         """
         height, width = self._size
         image = self._pil.open(io.BytesIO(raw))
-        if image.width * image.height > (
-            self._pil.MAX_IMAGE_PIXELS or np.inf
-        ):  # Pillow only warns, up to twice as many
+        most = self._pil.MAX_IMAGE_PIXELS or np.inf  # Pillow itself only warns, up to twice as many
+        if image.width * image.height > most:
             raise self._pil.DecompressionBombError(f"{image.width} x {image.height} pixels")
         if self._scaled:
             image.draft("RGB", (width, height))
