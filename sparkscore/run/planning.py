@@ -118,6 +118,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "warnings": [*job.binding.warnings, *weaker],
         "sink_weaker": weaker,
         "unfused": unfused(looks),
+        "decoder": job.scoring.decoder,
     }
     return Plan(header, units)
 
@@ -159,10 +160,12 @@ def assert_same(pipeline: Any, plan: Plan) -> None:
 
 
 def restore(spark: SparkSession, pipeline: Any, plan: Plan) -> Bound:
-    """Bind the pipeline to the input and the model that a plan pinned."""
+    """Bind the pipeline to the input, the model and the decoder of images that a plan pinned."""
     _assert_delta(spark, pipeline)
     model = repin(pipeline, plan.header["model"])
-    return _bind(spark, pipeline, restore_snapshot(plan.header["input"]), (), model)
+    job = _bind(spark, pipeline, restore_snapshot(plan.header["input"]), (), model)
+    scoring = replace(job.scoring, decoder=plan.header.get("decoder", job.scoring.decoder))
+    return replace(job, binding=replace(job.binding, plan=scoring))
 
 
 def sink_schema(spark: SparkSession, job: Bound) -> pa.Schema:

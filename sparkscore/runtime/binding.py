@@ -14,6 +14,7 @@ import pyarrow as pa
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.binding_inputs import BoundInput, Columns, bind_input, shape_text
 from sparkscore.runtime.casts import TENSOR_TYPES
+from sparkscore.runtime.encoders.decoders import installed_decoder
 from sparkscore.runtime.encoders.lines import read_lines
 from sparkscore.runtime.models import PinnedModel
 from sparkscore.runtime.session import Signature, TensorInfo
@@ -25,6 +26,7 @@ from sparkscore.spec.scoring import (
     HELPER_COLS,
     POINTER_COL,
     ErrorPlan,
+    Image,
     InputPlan,
     OutputPlan,
     ScoringPlan,
@@ -74,6 +76,8 @@ def bind(pipeline: Pipeline, model: PinnedModel, signature: Signature, schema: p
         SPS-SPEC-COLUMN, -TYPE, -INPUT, -OUTPUT, -VALUE, -COLLISION.
     ModelError
         SPS-MODEL-TYPE: a graph input or output that cannot be scored. SPS-MODEL-ENCODER: an encoder's file.
+    ClusterError
+        SPS-ENV-PACKAGE: an input of images, and no Pillow.
     """
     _check_types(signature)
     columns = Columns(schema)
@@ -97,6 +101,7 @@ def bind(pipeline: Pipeline, model: PinnedModel, signature: Signature, schema: p
         fixed_batch=fixed_batch,
         payload=pipeline.quarantine.payload,
         deny=tuple(columns.name(name) for name in pipeline.quarantine.deny),
+        decoder=installed_decoder() if any(isinstance(part, Image) for one in inputs for part in one.parts) else "",
     )
     narrowing = tuple(dict.fromkeys(message for one in bound for message in one.narrowing))
     return Binding(plan, narrowing, (*warnings, *said, *dropped))

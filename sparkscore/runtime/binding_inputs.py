@@ -201,7 +201,8 @@ class _Binder:
             self._refuse("SPS-SPEC-VALUE", entry.image, "scaled pixels are no uint8", fix)
         missing = self._missing(entry, text=True, fill=False)
         name = (self.columns.name(entry.image),)
-        return Image(name, missing, entry.size, entry.layout, entry.dtype, entry.scale, entry.mean, entry.std)
+        how = (entry.size, entry.layout, entry.dtype, entry.scale, entry.mean, entry.std, entry.decode)
+        return Image(name, missing, *how)
 
     # -- checks ----------------------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "scale": "factor on the pixels, before mean and std",
         "mean": "three numbers, red, green, blue",
         "std": "three numbers, red, green, blue",
+        "decode": "`scaled` reads a JPEG at a half, a quarter or an eighth of its size: faster, with other pixels.",
     },
     "Missing": {},
     "OutputEntry": {

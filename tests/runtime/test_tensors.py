@@ -7,14 +7,16 @@ from decimal import Decimal
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkscore.runtime import tensors
 from sparkscore.runtime.faults import Faults
+from sparkscore.runtime.outputs import OutputColumn
 from sparkscore.runtime.tensors import Tally
-from sparkscore.spec.scoring import Missing, Numbers, Tensor
+from sparkscore.spec.scoring import Missing, Numbers, OutputPlan, Tensor
 from tests.runtime.plans import batch, codes, encode, encoder, message, numbers, tensor
 
 INF, NAN = float("inf"), float("nan")
@@ -72,6 +74,20 @@ def test_a_slice_is_viewed_at_its_own_offset(stored):
     feed = groups[0].feeds["x"]
     np.testing.assert_array_equal(feed, np.arange(8, 28, dtype=np.float32).reshape(5, 4))
     assert feed.ctypes.data == flat.buffers()[1].address + 2 * 4 * 4
+
+
+def test_the_bytes_that_an_output_writes_are_the_next_models_input(tmp_path):
+    embedding = np.random.default_rng(1).normal(size=(50, 16)).astype(np.float32)
+    output = OutputColumn(OutputPlan("v", "v", "float32", 1, encode="binary"), tmp_path)
+    written, _ = output.build(embedding)
+    one = encoder(tensor("float32", (16,), Tensor(("v",), shape=(16,))))
+
+    feed = one.encode(batch(v=written), Faults(50), tally := Tally())[0].feeds["x"]
+    assert feed.ctypes.data == embedding.ctypes.data
+    pq.write_table(pa.table({"v": written}), tmp_path / "features.parquet")
+    (stored,) = pq.ParquetFile(tmp_path / "features.parquet").iter_batches()
+    np.testing.assert_array_equal(one.encode(stored, Faults(50), tally)[0].feeds["x"], embedding)
+    assert tally.copied_bytes == 0
 
 
 def test_one_clean_scalar_column_is_viewed_as_n_and_as_n_by_1():

@@ -64,12 +64,12 @@ class PartEncoder(Protocol):
 _NO_TWINS = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 # One line a kind of part: what encodes it.
-_KINDS: dict[type[Part], Callable[[Any, InputPlan, Path, dict[object, Any]], PartEncoder]] = {
-    Numbers: lambda part, tensor, folder, shared: NumbersEncoder(part, tensor),
-    Tensor: lambda part, tensor, folder, shared: ArrayEncoder(part, tensor),
-    Category: lambda part, tensor, folder, shared: CategoryEncoder(part, tensor, folder),
-    Text: lambda part, tensor, folder, shared: TextEncoder(part, tensor, folder, shared),
-    Image: lambda part, tensor, folder, shared: ImageEncoder(part, tensor),
+_KINDS: dict[type[Part], Callable[[Any, InputPlan, ScoringPlan, Path, dict[object, Any]], PartEncoder]] = {
+    Numbers: lambda part, tensor, plan, folder, shared: NumbersEncoder(part, tensor),
+    Tensor: lambda part, tensor, plan, folder, shared: ArrayEncoder(part, tensor),
+    Category: lambda part, tensor, plan, folder, shared: CategoryEncoder(part, tensor, folder),
+    Text: lambda part, tensor, plan, folder, shared: TextEncoder(part, tensor, folder, shared),
+    Image: lambda part, tensor, plan, folder, shared: ImageEncoder(part, tensor, plan),
 }
 
 
@@ -87,7 +87,7 @@ class Encoder:
     def __init__(self, plan: ScoringPlan, folder: Path) -> None:
         shared: dict[object, Any] = {}
         self._inputs = [
-            (tensor, [_KINDS[type(part)](part, tensor, folder, shared) for part in tensor.parts])
+            (tensor, [_KINDS[type(part)](part, tensor, plan, folder, shared) for part in tensor.parts])
             for tensor in plan.inputs
         ]
 
