@@ -24,6 +24,7 @@ from benchmarks.gpu import _cnn
 from sparkscore.runtime.encoders import Encoder
 from sparkscore.runtime.encoders.decoders import installed_decoder
 from sparkscore.runtime.faults import Faults
+from sparkscore.runtime.tensors import Tally
 from sparkscore.spec.scoring import Image, InputPlan, ModelRef, ScoringPlan
 
 SIZE = (224, 224)
@@ -159,7 +160,7 @@ def _encoder(packages: str, dtype: str = "uint8", layout: str = "nhwc", **settin
 
     def run(raws: Sequence[bytes]) -> np.ndarray:
         batch = pa.record_batch([pa.array(raws, pa.binary())], ["i"])
-        return encoder.encode(batch, Faults(len(raws)))[0].feeds["x"]
+        return encoder.encode(batch, Faults(len(raws)), Tally())[0].feeds["x"]
 
     return run, (lambda raw: run([raw])[0]) if dtype == "uint8" else None
 
