@@ -44,6 +44,7 @@ def summary_of(store: Store, plan: Plan) -> Summary:
     events = read_events(store, plan.run_id)
     before = {"scan": "map_in_arrow", "scan_reason": ""}  # of runs by earlier versions
     chosen = next((e for e in reversed(events) if "scan" in e), before)
+    weights = plan.header.get("weights", {"name": "fast", "why": ""})
     cut = {e["unit_seq"]: e["rows_truncated"] for e in events if "rows_truncated" in e}  # a resume repeats a unit
     return Summary(
         run_id=plan.run_id,
@@ -60,6 +61,8 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         providers=row["providers_used"],
         scan=chosen["scan"],
         scan_reason=chosen["scan_reason"],
+        weights=weights["name"],
+        weights_reason=weights["why"],
         sink=plan.header["sink"],
         quarantine=quarantine_of(events, plan),
         ledger=store.root,

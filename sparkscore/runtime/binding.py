@@ -15,8 +15,8 @@ from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.binding_inputs import BoundInput, Columns, bind_input, shape_text
 from sparkscore.runtime.casts import TENSOR_TYPES
 from sparkscore.runtime.encoders.lines import read_lines
+from sparkscore.runtime.loading import Signature, TensorInfo
 from sparkscore.runtime.models import PinnedModel
-from sparkscore.runtime.session import Signature, TensorInfo
 from sparkscore.runtime.steps import STEPS, Value, parse_index
 from sparkscore.spec.fields import near
 from sparkscore.spec.pipeline import Entry, OutputEntry, Pipeline
@@ -335,6 +335,7 @@ def _session(pipeline: Pipeline) -> SessionPlan:
     return SessionPlan(
         device=model.device,
         precision=model.precision,
+        weights="lean" if model.weights == "lean" else "fast",
         providers=tuple((name, tuple(options.items())) for name, options in model.providers.items()),
         load_timeout_s=pipeline.on_error.load_timeout_s,
     )
