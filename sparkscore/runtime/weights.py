@@ -26,6 +26,9 @@ _GRAPH, _INITIALIZER = 7 << 3 | 2, 5 << 3 | 2
 _DIMS, _PACKED_DIMS, _TYPE, _NAME, _RAW, _DOC = 1 << 3, 1 << 3 | 2, 2 << 3, 8 << 3 | 2, 9 << 3 | 2, 12 << 3 | 2
 _EXTERNAL_DATA, _DATA_LOCATION = 13 << 3 | 2, 14 << 3
 _PLAIN = {_DIMS, _PACKED_DIMS, _TYPE, _NAME, _RAW, _DOC}
+_ENTRY_KEY, _ENTRY_VALUE = 1 << 3 | 2, 2 << 3 | 2
+
+_Parts = list[bytes | memoryview]  # of a message, in order
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def shared_weights(folder: Path, main: str) -> SharedWeights | None:
     Parameters
     ----------
     folder : Path
-        The model's local folder; the weights' file stands beside it.
+        The model's local folder, whose bytes were admitted; the weights' file stands beside it.
     main : str
         Path of the ONNX file in it.
 
@@ -97,13 +100,15 @@ def shared_weights(folder: Path, main: str) -> SharedWeights | None:
         `SPS-MODEL-FORMAT`, `SPS-MODEL-ADMISSION`: it cannot be read.
     """
     model, file = folder / main, folder.with_name(f"{folder.name}.weights")
-    if model.stat().st_size < MIN_MODEL_BYTES or external_data(model):
+    if model.stat().st_size < MIN_MODEL_BYTES:
         return None
-    moved = _Moved(file.name)
     with model.open("rb") as held:
         data = mmap.mmap(held.fileno(), 0, access=mmap.ACCESS_READ)
+    moved = _Moved(file.name)
     graph = moved.rewritten(memoryview(data), 0, (_GRAPH, _INITIALIZER))
-    return SharedWeights(model, file, graph, tuple(moved.ranges)) if moved.ranges else None
+    if not moved.ranges or external_data(model):  # in this order: the second reads every node of a forest
+        return None
+    return SharedWeights(model, file, b"".join(graph), tuple(moved.ranges))
 
 
 @dataclass
@@ -114,42 +119,43 @@ class _Moved:
     ranges: list[tuple[int, int, int]] = field(default_factory=list)
     size_bytes: int = 0
 
-    def rewritten(self, message: memoryview, base: int, path: tuple[int, ...]) -> bytes:
+    def rewritten(self, message: memoryview, base: int, path: tuple[int, ...]) -> _Parts:
         """Rewrite the message at `base` of the file; the tensors are the fields at the end of `path`."""
         if not path:
             return self._tensor(message, base)
-        parts: list[bytes | memoryview] = []
+        parts: _Parts = []
         for key, start, value, end in spans(message):
             if key == path[0]:
-                parts.append(_field(key, self.rewritten(message[value:end], base + value, path[1:])))
+                parts += _field(key, self.rewritten(message[value:end], base + value, path[1:]))
             else:
                 parts.append(message[start:end])
-        return b"".join(parts)
+        return parts
 
-    def _tensor(self, tensor: memoryview, base: int) -> bytes:
+    def _tensor(self, tensor: memoryview, base: int) -> _Parts:
         """Leave the bytes of a large tensor out; give any other as it is."""
         raw: tuple[int, int] | None = None
-        parts: list[bytes | memoryview] = []
+        parts: _Parts = []
         for key, start, value, end in spans(tensor):
             if key not in _PLAIN or (key == _RAW and raw):
-                return bytes(tensor)
+                return [tensor]
             if key == _RAW:
                 raw = value, end
             else:
                 parts.append(tensor[start:end])
         if raw is None or raw[1] - raw[0] < _LARGE_BYTES:
-            return bytes(tensor)
+            return [tensor]
         start, end = raw
         offset = -(-self.size_bytes // _ALIGNED) * _ALIGNED
         self.ranges.append((base + start, base + end, offset))
         self.size_bytes = offset + end - start
-        entries = {"location": self.name, "offset": str(offset), "length": str(end - start)}
-        pairs = [_field(1 << 3 | 2, k.encode()) + _field(2 << 3 | 2, v.encode()) for k, v in entries.items()]
-        return b"".join([*parts, *(_field(_EXTERNAL_DATA, pair) for pair in pairs), _varint(_DATA_LOCATION), b"\x01"])
+        for name, text in {"location": self.name, "offset": str(offset), "length": str(end - start)}.items():
+            entry = [*_field(_ENTRY_KEY, [name.encode()]), *_field(_ENTRY_VALUE, [text.encode()])]
+            parts += _field(_EXTERNAL_DATA, entry)
+        return [*parts, _varint(_DATA_LOCATION), b"\x01"]
 
 
-def _field(key: int, value: bytes) -> bytes:
-    return _varint(key) + _varint(len(value)) + value
+def _field(key: int, value: _Parts) -> _Parts:
+    return [_varint(key), _varint(sum(map(len, value))), *value]
 
 
 def _varint(number: int) -> bytes:
