@@ -12,7 +12,7 @@ from sparkscore.cli.options import AsJson
 from sparkscore.cli.printing import as_table, emit
 
 if TYPE_CHECKING:
-    from sparkscore.runtime.session import TensorInfo
+    from sparkscore.runtime.loading import TensorInfo
 
 app = typer.Typer(help="Look into a model, or wrap one of images.", no_args_is_help=True)
 
@@ -32,8 +32,8 @@ def inspect_model(
     """Resolve a model, and show its inputs, outputs, files and digest, and the providers of this machine."""
     import onnxruntime
 
+    from sparkscore.runtime.loading import read_signature
     from sparkscore.runtime.models import pin
-    from sparkscore.runtime.session import read_signature
 
     model = pin(uri, allow_links=allow_links)
     signature = read_signature(model.folder, model.ref.main)

@@ -16,8 +16,8 @@ from sparkscore.runtime.binding_inputs import BoundInput, Columns, bind_input, s
 from sparkscore.runtime.casts import TENSOR_TYPES
 from sparkscore.runtime.encoders.decoders import installed_decoder
 from sparkscore.runtime.encoders.lines import read_lines
+from sparkscore.runtime.loading import Signature, TensorInfo
 from sparkscore.runtime.models import PinnedModel
-from sparkscore.runtime.session import Signature, TensorInfo
 from sparkscore.runtime.steps import STEPS, Value, parse_index
 from sparkscore.spec.fields import near
 from sparkscore.spec.pipeline import Entry, OutputEntry, Pipeline
@@ -340,6 +340,7 @@ def _session(pipeline: Pipeline) -> SessionPlan:
     return SessionPlan(
         device=model.device,
         precision=model.precision,
+        weights="lean" if model.weights == "lean" else "fast",
         providers=tuple((name, tuple(options.items())) for name, options in model.providers.items()),
         load_timeout_s=pipeline.on_error.load_timeout_s,
     )

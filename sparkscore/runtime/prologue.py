@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.encoders.image import normalised
+from sparkscore.runtime.loading import Signature, TensorInfo, read_signature
 from sparkscore.runtime.models import PinnedModel, pin
-from sparkscore.runtime.session import Signature, TensorInfo, open_session, read_signature
+from sparkscore.runtime.session import open_session
 from sparkscore.spec.scoring import Image, SessionPlan
 
 __all__ = ["Wrapped", "wrap_pixels"]

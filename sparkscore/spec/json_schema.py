@@ -60,7 +60,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "device": "cpu, cuda and tensorrt fail when they are not there; auto may fall back, and says so",
         "batch_size": "rows of one model call, or auto",
         "precision": "as_is",
-        "weights": "auto or fast",
+        "weights": "how workers hold the weights: packed (fast), shared (lean), or auto: lean where memory is scarce",
         "golden": "file of rows with expected outputs and tolerance",
         "verify": "digest: bytes are verified before each load",
         "allow_links": "let a symbolic link leave the model's folder",

@@ -162,11 +162,15 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class SessionPlan:
-    """How the ONNX Runtime session is made: device policy, threads, precision, options per provider."""
+    """How the ONNX Runtime session is made: device policy, threads, precision, options per provider.
+
+    `weights` is "lean" where the session computes on the weights as they are in the file, not on packed copies.
+    """
 
     device: Literal["cpu", "cuda", "tensorrt", "auto"] = "cpu"
     threads: int = 1
     precision: str = "as_is"
+    weights: Literal["fast", "lean"] = "fast"
     providers: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     load_timeout_s: float = 600.0
 

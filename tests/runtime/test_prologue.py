@@ -12,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from sparkscore.errors import ModelError, SpecError
+from sparkscore.runtime.loading import read_signature
 from sparkscore.runtime.models import pin
 from sparkscore.runtime.prologue import wrap_pixels
-from sparkscore.runtime.session import open_session, read_signature
+from sparkscore.runtime.session import open_session
 from sparkscore.spec.scoring import Image, SessionPlan
 from tests.runtime.plans import batch, encode, tensor
 from tests.scoring.graphs import FLOAT, graph
