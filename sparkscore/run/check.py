@@ -12,7 +12,7 @@ from sparkscore.errors import CODES
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.inspection import Sample, empty_source, first_rows
 from sparkscore.run.planning import Bound, bound, make_plan
-from sparkscore.run.scan import choose
+from sparkscore.run.scan import advice, choose
 from sparkscore.spec.scoring import ERR_COL, InputPlan
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class CheckReport:
         Rows of the sample that share their keys with another one.
     scan : str
         Who will read the source, and where it is Spark, why.
+    scan_advice : str
+        What that costs, about, and what would change it; empty where it costs nothing.
     """
 
     pipeline: str
@@ -69,6 +71,7 @@ class CheckReport:
     duplicate_key_rows: int
     sink: str
     scan: str
+    scan_advice: str = ""
     narrowing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
@@ -89,6 +92,7 @@ class CheckReport:
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",
             f"  provider     {self.provider} (on the driver)",
             f"  scan         {self.scan}",
+            *([f"               {self.scan_advice}"] if self.scan_advice else []),
             *(f"  input        {name}: {text}" for name, text in self.inputs.items()),
             *(f"  output       {name}: {text}" for name, text in self.outputs.items()),
             f"  golden rows  {golden}",
@@ -122,7 +126,7 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
     bad_rows = sum(bad.values())
     fraction = bad_rows / max(1, rows - filtered)
     duplicates = _duplicate_key_rows(sample, job.scoring.keys)
-    model = job.model.ref
+    model, choice = job.model.ref, choose(spark, job, plan)
     return CheckReport(
         pipeline=pipeline.name,
         source=_source_text(job),
@@ -141,7 +145,8 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
         bad_fraction=fraction,
         duplicate_key_rows=duplicates,
         sink=pipeline.sink.place,
-        scan=str(choose(spark, job, plan)),
+        scan=str(choice),
+        scan_advice=advice(job, choice),
         narrowing=job.binding.narrowing,
         warnings=(*plan.header["warnings"], *_warnings(job, sample, fraction, duplicates)),
     )
