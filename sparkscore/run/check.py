@@ -12,7 +12,7 @@ from sparkscore.errors import CODES
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.inspection import Sample, empty_source, first_rows
 from sparkscore.run.planning import Bound, bound, make_plan
-from sparkscore.run.scan import choose
+from sparkscore.run.scan import advice, choose
 from sparkscore.spec.scoring import ERR_COL, InputPlan
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class CheckReport:
         Who will read the source, and where it is Spark, why.
     weights : str
         The form that the weights will have in the workers, and why `auto` chose it.
+    scan_advice : str
+        What that costs, about, and what would change it; empty where it costs nothing.
     """
 
     pipeline: str
@@ -72,6 +74,7 @@ class CheckReport:
     sink: str
     scan: str
     weights: str
+    scan_advice: str = ""
     narrowing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
@@ -92,6 +95,7 @@ class CheckReport:
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",
             f"  provider     {self.provider} (on the driver)",
             f"  scan         {self.scan}",
+            *([f"               {self.scan_advice}"] if self.scan_advice else []),
             *([f"  weights      {self.weights}"] if self.weights != "fast" else []),
             *(f"  input        {name}: {text}" for name, text in self.inputs.items()),
             *(f"  output       {name}: {text}" for name, text in self.outputs.items()),
@@ -126,7 +130,7 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
     bad_rows = sum(bad.values())
     fraction = bad_rows / max(1, rows - filtered)
     duplicates = _duplicate_key_rows(sample, job.scoring.keys)
-    model = job.model.ref
+    model, choice = job.model.ref, choose(spark, job, plan)
     return CheckReport(
         pipeline=pipeline.name,
         source=_source_text(job),
@@ -145,8 +149,9 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
         bad_fraction=fraction,
         duplicate_key_rows=duplicates,
         sink=pipeline.sink.place,
-        scan=str(choose(spark, job, plan)),
         weights=str(job.weights),
+        scan=str(choice),
+        scan_advice=advice(job, choice),
         narrowing=job.binding.narrowing,
         warnings=(*plan.header["warnings"], *_warnings(job, sample, fraction, duplicates)),
     )

@@ -30,7 +30,7 @@ from sparkscore.spark.addressed import OpenRows
 from sparkscore.spark.delta_log import newest_version
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.prepare import where_steps
-from sparkscore.spark.sources import WITH_ROW_INDEX, Snapshot, read_files, restore_snapshot
+from sparkscore.spark.sources import Snapshot, read_files, restore_snapshot
 from sparkscore.spark.survey import Look, survey
 from sparkscore.spec.fingerprint import fingerprint
 
@@ -237,12 +237,12 @@ def _there(
     for unit in units:
         if not any(rows[f.path] for f in unit.files):
             continue
-        needed = [f for f in unit.files if rows[f.path] or snapshot.format not in WITH_ROW_INDEX]
+        needed = [f for f in unit.files if rows[f.path] or not snapshot.has_row_index]
         gone = {f.path: why for f in needed if (why := _gone(snapshot, f)) is not None}
         left += [f"{rows[path]} rows of {why}" for path, why in gone.items() if rows[path]]
         there = tuple(replace(f, rows=rows[f.path]) for f in needed if f.path not in gone)
         wanted_rows = sum(f.rows or 0 for f in there)
-        if snapshot.format in WITH_ROW_INDEX:
+        if snapshot.has_row_index:
             looks += [Look(f.path, f.size_bytes, f.mtime_ms, f.rows) for f in there]
         elif wanted_rows:
             found = read_files(spark, snapshot, [f.path for f in there]).count()

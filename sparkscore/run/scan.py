@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from sparkscore.errors import error
 from sparkscore.ledger.plans import InputFile, Plan
-from sparkscore.run.frames import plan_names, prepared
+from sparkscore.run.frames import needed_columns, plan_names, prepared
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import texts
 from sparkscore.runtime.slices import Scan, Slice, cut, folder_values, spark_uri
+from sparkscore.spark.delta_log import PARTITION_VALUES
 from sparkscore.spark.schemas import arrow_schema, fields, paths, quoted
 from sparkscore.spark.sources import Snapshot, partition_names, read_files
 from sparkscore.spec.columns import resolve
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from sparkscore.run.planning import Bound
 
-__all__ = ["Choice", "choose", "cores_of", "cut_tasks"]
+__all__ = ["REMEDIES", "Choice", "advice", "choose", "cores_of", "cut_tasks"]
 
 # Of the cost model (CPU ns a row): 30 columns cost Spark's way some 3,400, and the fused one 600.
 _CELL_BY_SPARK_NS = 103.0
@@ -53,6 +54,19 @@ _KINDS: dict[str, Kind] = {
     "boolean": "bool",
 }
 _COMPARED_FILES = 20
+REMEDIES = {
+    "USER": "`scan: auto`",
+    "SOURCE": "write the rows as Parquet or Delta; leave `options` out",
+    "CATALOG_POLICY": "`source.format` and `location`, if you may read the files",
+    "DELTA_FEATURE": "`REORG TABLE … APPLY (PURGE)` and, where it says so, `ALTER TABLE … DROP FEATURE`",
+    "PARTITION_VALUES": "leave the column out of `keep`, or partition by one of these types",
+    "TYPES": "`keep` fewer columns, or cast them when the table is written",
+    "PARQUET_LEGACY": "write the files again with Spark 3 or later",
+    "ENCRYPTED": "write the columns that are needed to files of their own, if you may",
+    "PREPARE": "compute the columns when the table is written",
+    "FILESYSTEM": "copy the files to S3 or a disk that the workers mount",
+    "SESSION": "unset `spark.sql.caseSensitive`",
+}
 _REBASE = "spark.sql.parquet.datetimeRebaseModeInRead"
 
 
@@ -106,6 +120,17 @@ def choose(spark: SparkSession, job: Bound, plan: Plan) -> Choice:
     return Choice(scan)
 
 
+def advice(job: Bound, choice: Choice) -> str:
+    """Say what it costs, by the model, that Spark reads, and what would change it; empty where it costs nothing."""
+    kinds = arrow_schema(job.snapshot.struct)
+    types = [kinds.field(n).type for n in needed_columns(job.snapshot, job.pipeline, job.scoring)]
+    more_ns = (_CELL_BY_SPARK_NS - _CELL_FUSED_NS) * _cells(types) - _FUSED_NS
+    reason = choice.why.partition(" ")[0]
+    if choice.scan is not None or job.snapshot.rows is not None or reason not in REMEDIES or more_ns <= 0:
+        return ""
+    return f"some {more_ns:,.0f} ns of CPU a row more than a fused scan; remedy: {REMEDIES[reason]}"
+
+
 def cut_tasks(spark: SparkSession, planned: Sequence[InputFile], cores: int) -> list[list[Slice]]:
     """Cut a unit's files into slices, and deal them to tasks, as Spark does with its splits (its `FilePartition`)."""
     opening = _bytes(spark, "spark.sql.files.openCostInBytes")
@@ -144,8 +169,12 @@ def _scan_of(spark: SparkSession, job: Bound, planned: Sequence[str]) -> Scan:
     _assert_session(spark, snapshot)
     columns = _columns(spark, job)
     types = {f.name: f for f in snapshot.struct.fields}
-    where = None if snapshot.copy else _where(pipeline.source.where, snapshot.struct)
-    read = dict.fromkeys([*columns.values(), *sorted(columns_of(where) if where else ())])
+    text = None if snapshot.copy else pipeline.source.where
+    where = None if text is None else _filter(text, "source.where", snapshot.struct)
+    steps = [(i, step.where) for i, step in enumerate(pipeline.prepare) if step.kind == "where"]
+    drops = [(i, _filter(text, f"prepare[{i}].where", snapshot.struct)) for i, text in steps]
+    filters = [*([where] if where else []), *(one for _, one in drops)]
+    read = dict.fromkeys([*columns.values(), *sorted(set().union(*map(columns_of, filters)))])
     instants = [name for name in read if _kind(types[name]) in ("date", *_INSTANTS)]
     if instants and str(spark.conf.get(_REBASE, "CORRECTED")).upper() != "CORRECTED":
         raise _UnfusedError(f"PARQUET_LEGACY {instants[0]} is read by the session's {_REBASE}")
@@ -154,7 +183,7 @@ def _scan_of(spark: SparkSession, job: Bound, planned: Sequence[str]) -> Scan:
     for name in read:
         _assert_type(types[name], name in partitions)
     schema = arrow_schema(_struct([types[name] for name in read]))
-    scan = Scan(tuple(columns.items()), schema, partitions, snapshot.format == "delta", where)
+    scan = Scan(tuple(columns.items()), schema, partitions, snapshot.format == "delta", where, tuple(drops))
     _assert_addresses(spark, snapshot, planned, partitions)
     return scan
 
@@ -171,7 +200,8 @@ def _assert_source(snapshot: Snapshot) -> None:
     if snapshot.rows is not None or snapshot.only is not None or snapshot.format not in ("parquet", "delta"):
         raise _UnfusedError(f"SOURCE {'a replay' if snapshot.only else snapshot.format}")
     if snapshot.route == "delta":
-        raise _UnfusedError(f"DELTA_FEATURE {snapshot.reason}")
+        of_folders = snapshot.reason.startswith(PARTITION_VALUES)
+        raise _UnfusedError(f"{'PARTITION_VALUES' if of_folders else 'DELTA_FEATURE'} {snapshot.reason}")
     for place in snapshot.locations:
         if files.local_path(place) is None and not files.is_s3(place):
             raise _UnfusedError(f"FILESYSTEM {place}")
@@ -188,7 +218,7 @@ def _columns(spark: SparkSession, job: Bound) -> dict[str, str]:
     """Find the source's own column behind each name of the plan."""
     available = fields(job.snapshot.struct)
     for step in job.pipeline.prepare:
-        if step.kind not in ("select", "drop"):
+        if step.kind not in ("select", "drop", "where"):
             raise _UnfusedError(f"PREPARE {step.kind}")
         if step.kind == "select" and any(len(resolve(name, available)) > 1 for name in step.select):
             raise _UnfusedError("PREPARE select of a field of a struct")
@@ -200,14 +230,12 @@ def _columns(spark: SparkSession, job: Bound) -> dict[str, str]:
     return found
 
 
-def _where(text: str | None, struct: StructType) -> tuple[Any, ...] | None:
-    if text is None:
-        return None
+def _filter(text: str, place: str, struct: StructType) -> tuple[Any, ...]:
     kinds = {f.name: _KINDS[_kind(f)] for f in struct if _is_plain(f) and _kind(f) in _KINDS}
     try:
-        return filter_of(render(text, "source.where"), kinds)
+        return filter_of(render(text, place), kinds)
     except BeyondError as beyond:
-        raise _UnfusedError(f"PREPARE source.where: {beyond}") from None
+        raise _UnfusedError(f"PREPARE {place}: {beyond}") from None
 
 
 def _assert_type(field: Any, is_partition: bool) -> None:
@@ -247,6 +275,10 @@ def _assert_addresses(spark: SparkSession, snapshot: Snapshot, of: Sequence[str]
 def _gain(plan: ScoringPlan, scan: Scan) -> float:
     """Predict how much less CPU a fused scan takes, of a model that costs nothing: of others it is less."""
     types = [scan.schema.field(source).type for source in {source for _, source in scan.columns}]
-    cells = sum(1 if pa.types.is_primitive(kind) else _CELLS_OF_A_LIST for kind in types)
+    cells = _cells(types)
     out = _CELL_OUT_NS * (len(plan.keep) + len(plan.outputs))
     return (_CELL_BY_SPARK_NS * cells + out) / (_CELL_FUSED_NS * cells + out + _FUSED_NS)
+
+
+def _cells(types: Sequence[pa.DataType]) -> int:
+    return sum(1 if pa.types.is_primitive(kind) else _CELLS_OF_A_LIST for kind in types)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from sparkscore.runtime.arrow import numbers, texts
 
-__all__ = ["kept"]
+__all__ = ["kept", "may_hold"]
 
 _OPS: dict[str, Callable[[Any, Any], Any]] = {
     "=": pc.equal,
@@ -22,6 +22,8 @@ _OPS: dict[str, Callable[[Any, Any], Any]] = {
     ">": pc.greater,
     ">=": pc.greater_equal,
 }
+
+_NOT = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
 def kept(one: tuple[Any, ...], columns: Mapping[str, pa.Array]) -> pa.BooleanArray:
@@ -61,6 +63,49 @@ def kept(one: tuple[Any, ...], columns: Mapping[str, pa.Array]) -> pa.BooleanArr
     if pa.types.is_integer(column.type):
         column = column.cast(pa.int64())
     return _OPS[op](column, _scalar(one[2]))
+
+
+def may_hold(one: tuple[Any, ...], spans: Mapping[str, tuple[Any, Any]], wanted: bool = True) -> bool:
+    """Say whether a filter may be true of a row, or false where that is wanted, by what its columns hold.
+
+    Parameters
+    ----------
+    one : tuple
+        The filter.
+    spans : mapping
+        Column of integers, days or texts -> its least and greatest value, or values below and above; texts as bytes of
+        UTF-8. A column that is not in it may hold anything: a float always, since statistics leave NaN out.
+    wanted : bool
+
+    Notes
+    -----
+    The greatest text of a column may be cut off after some bytes, so texts are asked for `=` alone.
+
+    Examples
+    --------
+    >>> may_hold(("and", (">", "a", 1), ("not", ("=", "b", 2.0))), {"a": (-3, 1)})
+    False
+    """
+    op = one[0]
+    if op == "not":
+        return may_hold(one[1], spans, not wanted)
+    if op in ("and", "or"):
+        parts = (may_hold(part, spans, wanted) for part in one[1:])
+        return all(parts) if (op == "and") == wanted else any(parts)
+    op = op if wanted else _NOT.get(op, op)
+    if op == "null" or one[1] not in spans or (op != "=" and isinstance(one[2], str)):
+        return True
+    (low, high), value = spans[one[1]], one[2].encode() if isinstance(one[2], str) else one[2]
+    return bool(
+        {
+            "=": low <= value <= high,
+            "<>": not low == value == high,
+            "<": low < value,
+            "<=": low <= value,
+            ">": high > value,
+            ">=": high >= value,
+        }[op]
+    )
 
 
 def _scalar(value: object) -> pa.Scalar:

@@ -6,7 +6,7 @@ What is read must be what Spark reads: `sparkscore.run.scan` says where that is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,17 +15,20 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import numbers, texts
-from sparkscore.runtime.filters import kept
-from sparkscore.spec.scoring import FILE_COL, ROW_COL
+from sparkscore.runtime.filters import kept, may_hold
+from sparkscore.spec.scoring import DROPPED_COL, FILE_COL, ROW_COL
 
 __all__ = ["Scan", "Slice", "cut", "folder_values", "read_slices", "spark_uri"]
 
 _BUFFER_BYTES = 1024**2  # of a column that is being read; without one a whole row group is held
-_S3_BUFFER_BYTES = 8 * 1024**2
+_S3_BUFFER_BYTES = 8 * 1024**2  # where each read is a request
+_LEAST_BUFFER_BYTES = 256 * 1024
+_BUFFERS_BYTES = 64 * 1024**2  # of all columns together
 _BATCH_ROWS = 8192
 _BATCH_BYTES = 8 * 1024**2
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
@@ -52,13 +55,15 @@ class Scan:
     columns : tuple of (str, str)
         Name in the batch, and the source's own column that it shows.
     schema : pyarrow.Schema
-        Of the source's own columns that are read, those of `where` too, as Spark types them.
+        Of the source's own columns that are read, those of `where` and `drops` too, as Spark types them.
     partitions : tuple of str
         The columns whose values are in the names of folders, outermost first.
     absent_is_null : bool
         Whether a file may lack a column (Delta), whose cells are then null.
     where : tuple, optional
         What a row must meet to be part of the input.
+    drops : tuple of (int, tuple)
+        Index in `prepare`, and what a row must meet there; one that does not stays, and is marked with the index.
     """
 
     columns: tuple[tuple[str, str], ...]
@@ -66,6 +71,7 @@ class Scan:
     partitions: tuple[str, ...] = ()
     absent_is_null: bool = False
     where: tuple[Any, ...] | None = None
+    drops: tuple[tuple[int, tuple[Any, ...]], ...] = ()
 
     @property
     def batch_schema(self) -> pa.Schema:
@@ -92,7 +98,8 @@ def read_slices(scan: Scan, slices: Sequence[Slice]) -> Iterator[pa.RecordBatch]
     ------
     RecordBatch
         The scan's columns by their names in the batch, and the address of each row: `FILE_COL`, as Spark writes it,
-        and `ROW_COL`, int64. Some 8,192 rows or 8 MiB, and a buffer for each column, are all that is held.
+        and `ROW_COL`, int64; with `drops`, also `DROPPED_COL`, int32. Some 8,192 rows or 8 MiB, and of each column a
+        page and a buffer, are all that is held, however large a row group is.
 
     Raises
     ------
@@ -111,14 +118,13 @@ def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     filesystem, bare = files.filesystem(one.path)
-    buffer_bytes = _S3_BUFFER_BYTES if files.is_s3(one.path) else _BUFFER_BYTES
     # A mapped file that is cut off meanwhile is a SIGBUS, not an error.
     with (
         filesystem.open_input_file(bare) as source,
         pq.ParquetFile(
             source,
             memory_map=False,
-            buffer_size=buffer_bytes,
+            buffer_size=_buffer_bytes(one.path, len(scan.schema)),
             pre_buffer=False,
             page_checksum_verification=True,
             arrow_extensions_enabled=False,
@@ -126,10 +132,17 @@ def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
     ):
         columns = _Columns(scan, one, parquet.schema_arrow)
         for group, first_row in _groups(parquet.metadata, one):
+            if not columns.may_hold(parquet.metadata.row_group(group)):
+                continue
             rows = _batch_rows(parquet.metadata.row_group(group), columns.names)
             for batch in parquet.iter_batches(rows, [group], columns.names, use_threads=False):
                 yield columns.shown(batch, first_row)
                 first_row += batch.num_rows
+
+
+def _buffer_bytes(path: str, columns: int) -> int:
+    most = _S3_BUFFER_BYTES if files.is_s3(path) else _BUFFER_BYTES
+    return max(_LEAST_BUFFER_BYTES, min(most, _BUFFERS_BYTES // max(1, columns)))
 
 
 def _groups(metadata: Any, one: Slice) -> list[tuple[int, int]]:
@@ -161,7 +174,7 @@ class _Columns:
 
     def __init__(self, scan: Scan, one: Slice, schema: pa.Schema) -> None:
         self.scan = scan
-        self.labels = [*(name for name, _ in scan.columns), FILE_COL, ROW_COL]
+        self.labels = [*(name for name, _ in scan.columns), FILE_COL, ROW_COL, *([DROPPED_COL] if scan.drops else [])]
         self.file = texts([spark_uri(one.path)])
         told = folder_values(one.path, scan.partitions)
         self.fixed = {name: texts([told.get(name)]).cast(scan.schema.field(name).type) for name in scan.partitions}
@@ -170,6 +183,12 @@ class _Columns:
         # In the file's order. A batch without columns has no length: one that is not asked for stands for the rows.
         self.names = [name for name in schema.names if name in wanted] or [schema.names[0]]
         self.places = {name: self.names.index(own) for name, own in here.items() if own is not None}
+        # By the path of a leaf. A name with a dot is also the path of a field of a struct.
+        types = {name: schema.field(own).type for name, own in here.items() if own is not None and "." not in own}
+        self.ordered = {str(here[name]): name for name, kind in types.items() if _is_ordered(kind)}
+        known = {name: array[0].as_py() for name, array in self.fixed.items()}
+        as_bytes = {name: value.encode() if isinstance(value, str) else value for name, value in known.items()}
+        self.spans = {name: (value, value) for name, value in as_bytes.items() if value is not None}
 
     def _find(self, name: str, one: Slice, names: Sequence[str]) -> str | None:
         same = [n for n in names if n.lower() == name.lower()]
@@ -182,6 +201,19 @@ class _Columns:
             )
         return same[0] if same else None
 
+    def may_hold(self, group: Any) -> bool:
+        """Say whether a row group may have a row that the scan wants, by its statistics and its folders."""
+        if self.scan.where is None:
+            return True
+        spans = dict(self.spans)
+        for column in (group.column(i) for i in range(group.num_columns)):
+            name = self.ordered.get(column.path_in_schema)
+            found = column.statistics if name is not None else None
+            if name is not None and found is not None and found.has_min_max:
+                as_bytes = column.physical_type == "BYTE_ARRAY"  # texts may be cut off within a character
+                spans[name] = (found.min_raw, found.max_raw) if as_bytes else (found.min, found.max)
+        return may_hold(self.scan.where, spans)
+
     def shown(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
         """Give the rows that the scan wants, typed as Spark types them, under their names, with their addresses."""
         n, columns = batch.num_rows, batch.columns
@@ -192,8 +224,17 @@ class _Columns:
             pa.DictionaryArray.from_arrays(first, self.file),  # one text for all rows
             numbers(np.arange(first_row, first_row + n, dtype=np.int64)),
         ]
+        if self.scan.drops:
+            arrays.append(self._dropped(own, n))
         found = pa.RecordBatch.from_arrays(arrays, names=self.labels)
         return found if self.scan.where is None else found.filter(kept(self.scan.where, own))
+
+    def _dropped(self, own: Mapping[str, pa.Array], n: int) -> pa.Array:
+        """Give the first step that each row does not meet, null where it meets all."""
+        found = pa.nulls(n, pa.int32())
+        for index, one in reversed(self.scan.drops):
+            found = pc.if_else(kept(one, own).fill_null(False), found, numbers(np.array([index], np.int32))[0])
+        return found
 
     def _typed(self, columns: Sequence[pa.Array], n: int, field: pa.Field) -> pa.Array:
         place = self.places.get(field.name)
@@ -203,6 +244,13 @@ class _Columns:
         if field.name in self.fixed:
             return pa.repeat(self.fixed[field.name][0], n)
         return pa.nulls(n, field.type)
+
+
+def _is_ordered(kind: pa.DataType) -> bool:
+    """Whether statistics order a column's values as a filter does; a float's leave NaN out."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    ordered = (pa.types.is_string, pa.types.is_large_string, pa.types.is_date32, pa.types.is_signed_integer)
+    return any(is_kind(kind) for is_kind in ordered)
 
 
 def folder_values(path: str, partitions: Sequence[str]) -> dict[str, str | None]:

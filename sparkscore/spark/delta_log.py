@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILE_RETENTION",
     "LEAST_FILE_RETENTION_H",
+    "PARTITION_VALUES",
     "DeltaTable",
     "commit_info",
     "delta_path",
@@ -42,6 +43,7 @@ _HARMLESS = frozenset({"timestampNtz", "vacuumProtocolCheck", "v2Checkpoint"})
 _HARMFUL = ("deletionVectors", "columnMapping", "typeWidening", "typeWidening-preview")
 # Partition types whose directory names Spark parses to the same values as Delta keeps in its log.
 _PARTITION_TYPES = frozenset({"string", "integer", "date", "boolean"})
+PARTITION_VALUES = "partition values"  # what a refusal on their account begins with
 _MISSING = (
     *("DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND", "DELTA_TABLE_ONLY_OPERATION", "DELTA_ONLY_OPERATION"),
     *("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND"),
@@ -217,12 +219,12 @@ def _partition_refusal(location: str, names: Sequence[str], types: dict[str, Any
     """Directory names are a convention, not the protocol: every file must follow it for every partition column."""
     wrong = [n for n in names if types.get(n) not in _PARTITION_TYPES]
     if wrong:
-        return f"partition column {wrong[0]} is of type {types.get(wrong[0])}"
+        return f"{PARTITION_VALUES}: {wrong[0]} is of type {types.get(wrong[0])}"
     for path in paths:
         folders = path.split("/")[:-1]
         found = [unquote(f.split("=", 1)[0]) for f in folders[len(folders) - len(names) :]] if names else []
         if found != list(names):
-            return f"the file {path} is not in folders of its partition values"
+            return f"{PARTITION_VALUES}: the file {path} is not in folders of them"
     return ""
 
 

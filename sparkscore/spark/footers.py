@@ -28,8 +28,9 @@ RESULT = pa.schema(
 _Columns = tuple[tuple[str, str], ...]  # names and kinds
 # Rows, columns (one whose type is null: Spark will tell), and the keys that the writer left.
 Read = Callable[[Any], tuple[int | None, pa.Schema, Mapping[bytes, bytes]]]
+_ENCRYPTED = b"sparkscore.encrypted"
 # Spark has no unsigned integers, and reads Parquet's as the next type that holds them all.
-_SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "decimal128(20, 0)"}
+_NEXT_SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "decimal128(20, 0)"}
 
 
 class Footers:
@@ -79,11 +80,21 @@ class Footers:
 
 
 def parquet_footer(source: Any) -> tuple[int, pa.Schema, Mapping[bytes, bytes]]:
-    """Read the rows, the columns and the writer's keys of a Parquet file."""
+    """Read the rows, the columns and the writer's keys of a Parquet file; one of ours tells of encrypted columns.
+
+    Notes
+    -----
+    A file with encrypted columns and a readable footer is known by the signature behind the footer (parquet-format,
+    `Encryption.md` 5.4): pyarrow 26 ends the process when it is asked for anything of such a column.
+    """
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(source) as parquet:
-        return parquet.metadata.num_rows, parquet.schema_arrow, parquet.metadata.metadata or {}
+        metadata = parquet.metadata
+        source.seek(source.size() - 8)
+        is_signed = int.from_bytes(source.read(4), "little") != metadata.serialized_size
+        keys = {**(metadata.metadata or {}), **({_ENCRYPTED: b""} if is_signed else {})}
+        return metadata.num_rows, parquet.schema_arrow, keys
 
 
 def orc_footer(source: Any) -> tuple[int, pa.Schema, Mapping[bytes, bytes]]:
@@ -111,6 +122,8 @@ def unlike_spark(wanted: pa.Schema, schema: pa.Schema, keys: Mapping[bytes, byte
     Spark takes days and instants of some writers for those of an older calendar (`DataSourceUtils.datetimeRebaseSpec`).
     pyarrow gives INT96 as nanoseconds, which overflow outside 1677 to 2262.
     """
+    if _ENCRYPTED in keys:
+        return "ENCRYPTED columns"
     types = {field.name.lower(): field.type for field in schema}
     for field in wanted:
         found = types.get(field.name.lower())
@@ -158,4 +171,4 @@ def kind_of(data_type: pa.DataType) -> str:
         return "struct"
     if pa.types.is_map(data_type):
         return "map"
-    return _SIGNED.get(str(data_type), str(data_type))
+    return _NEXT_SIGNED.get(str(data_type), str(data_type))

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 __all__ = [
-    "WITH_ROW_INDEX",
     "Snapshot",
     "escaped",
     "partition_names",
@@ -43,7 +42,7 @@ __all__ = [
 ]
 
 _MAY_BE_MALFORMED = ("csv", "json")  # read with a column of ours for the lines that are
-WITH_ROW_INDEX = ("parquet", "delta")  # of the others Spark tells where a row's part of the file starts
+_WITH_ROW_INDEX = ("parquet", "delta")  # of the others Spark tells where a row's part of the file starts
 # Parquet pages carry CRCs that readers do not check unless asked: 29 of 60 single-bit flips changed the answer.
 _PARQUET_OPTIONS = {"parquet.page.verify-checksum.enabled": "true"}
 # Without them a reader follows the session's settings of these names, under which bad files lose their rows silently.
@@ -58,6 +57,7 @@ class Snapshot:
     ``files`` (by path, for files of every format and plain Delta) or ``delta`` (the pinned table filtered by file
     path, for tables whose files do not hold the whole truth; `reason` names why). ``rows`` is not pinned yet: `rows`
     has no files, and a run copies it first. `copy` then says what was copied, and when; `table` names a catalog's.
+    `in_blocks`: rows have no index, which Delta's reader gives where it may meet deletion vectors only.
     """
 
     format: str
@@ -70,13 +70,14 @@ class Snapshot:
     table: str = ""
     copy: dict[str, Any] | None = None
     rows: Rows | None = None
+    in_blocks: bool = False
     only: OpenRows | None = None  # of a replay: the rows that it scores again
 
     def to_json(self) -> dict[str, Any]:
         """The snapshot as the plan keeps it, without what it does not need."""
         facts = {**self.__dict__, "locations": list(self.locations), "options": dict(self.options)}
         facts["only"] = self.only and asdict(self.only)
-        return {k: v for k, v in facts.items() if v or k not in ("table", "copy", "rows", "only")}
+        return {k: v for k, v in facts.items() if v or k not in ("table", "copy", "rows", "only", "in_blocks")}
 
     @property
     def name(self) -> str:
@@ -85,6 +86,11 @@ class Snapshot:
         if self.copy:
             return str(self.copy["of"]["name"])
         return self.rows.name if self.rows else f"table {self.table}, {place}" if self.table else place
+
+    @property
+    def has_row_index(self) -> bool:
+        """Whether a row's address is its index in its file; else it is the place of a block and an index in that."""
+        return self.format in _WITH_ROW_INDEX and not self.in_blocks
 
     @property
     def struct(self) -> StructType:
@@ -195,7 +201,7 @@ def _with_addresses(frame: DataFrame, snapshot: Snapshot) -> DataFrame:
     metadata = frame.metadataColumn("_metadata")
     second = (
         metadata.getField("row_index").alias(ROW_COL)
-        if snapshot.format in WITH_ROW_INDEX
+        if snapshot.has_row_index
         else metadata.getField("file_block_start").alias(BLOCK_COL)
     )
     addressed = frame.select("*", metadata.getField("file_path").alias(FILE_COL), second)
@@ -270,8 +276,13 @@ def _pin_delta(spark: SparkSession, root: str, source: Any) -> tuple[Snapshot, l
         version=version,
         route="delta" if reason else "files",
         reason=reason,
+        in_blocks=bool(reason) and not _has_row_index(frame),
     )
     return snapshot, paths
+
+
+def _has_row_index(frame: DataFrame) -> bool:
+    return "row_index" in frame.select(frame.metadataColumn("_metadata").alias("of")).select("of.*").columns
 
 
 def _pin_files(
@@ -297,7 +308,7 @@ def _reader(spark: SparkSession, snapshot: Snapshot) -> Any:
     if snapshot.format in _MAY_BE_MALFORMED:
         schema.add(CORRUPT_COL, StringType())
         reader = reader.option("columnNameOfCorruptRecord", CORRUPT_COL).option("mode", "PERMISSIVE")
-    elif snapshot.format in WITH_ROW_INDEX:
+    elif snapshot.format in _WITH_ROW_INDEX:
         reader = reader.options(**_PARQUET_OPTIONS)
     return reader.schema(schema).options(**dict(snapshot.options), **_WHOLE_FILES)
 

@@ -38,6 +38,7 @@ def test_a_run_on_hdfs_that_is_killed_resumes_to_the_bits_of_a_run_on_a_disk(
     summary = json.loads(done.stdout)
     assert (summary["ok_rows"], summary["quarantined_rows"], summary["attempt"]) == (ROWS - 20, 20, 2)
     assert summary["reused_units"] >= 1
+    assert summary["scan_reason"].startswith("FILESYSTEM hdfs://")
     for name, judged in (("out", scored_rows), ("bad", bad_rows)):
         assert judged(second_reader(f"{root}/{name}", tmp_path)) == judged(second_reader(f"{disk}/{name}", tmp_path))
     assert "SUCCEEDED" in second_reader(f"{root}/ledger/tables/runs", tmp_path)["state"].to_pylist()

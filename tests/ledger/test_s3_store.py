@@ -174,3 +174,13 @@ def test_a_store_that_does_not_give_a_footer_says_nothing_of_the_file(
     with pytest.raises(SparkscoreError, match=r"\[SPS-CLUSTER-STORAGE\].*503"):
         look(place)
     proxy.faults = []
+
+
+def test_a_worker_that_lacks_the_keys_of_the_jvm_is_refused_at_the_look(s3: S3Server, tmp_path: Path, monkeypatch):
+    """Whoever reads the rows then: the look at the footers is before each run, and is the worker's."""
+    place = f"{s3.bucket('inputs')}/{tmp_path.name}.parquet"
+    files.write_bytes(place, b"no Parquet")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    with pytest.raises(SparkscoreError, match=r"\[SPS-ENV-ACCESS\]") as refused:
+        Footers(parquet_footer, (), absent_is_null=False)._look(place)
+    assert "canary" not in str(refused.value)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from itertools import chain
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from deltalake import WriterProperties, write_deltalake
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.runtime.slices import Scan, cut, folder_values, read_slices, spark_uri
+from sparkscore.runtime.filters import _OPS, kept
+from sparkscore.runtime.slices import Scan, _buffer_bytes, cut, folder_values, read_slices, spark_uri
 from sparkscore.scoring.batching import rebatch
 from sparkscore.scoring.intake import pointers
-from sparkscore.spec.scoring import FILE_COL, ROW_COL
+from sparkscore.spec.scoring import DROPPED_COL, FILE_COL, ROW_COL
 
 SCHEMA = pa.schema([("id", pa.int64()), ("x", pa.float32())])
 SCAN = Scan((("id", "id"), ("x", "x")), SCHEMA)
@@ -72,6 +79,80 @@ def test_a_where_keeps_the_rows_that_it_is_true_of_and_their_own_indices(tmp_pat
     assert found["id"].to_pylist() == found[ROW_COL].to_pylist() == [7, *range(9, 30)]
 
 
+def test_row_groups_and_folders_without_a_row_of_a_where_are_left_out_and_indices_stay(tmp_path):
+    path = write(tmp_path / "day=2020-02-01" / "a.parquet", range(100))
+    schema = SCHEMA.append(pa.field("day", pa.date32()))
+
+    def groups(where):
+        return [
+            b[ROW_COL].to_pylist() for b in read_slices(Scan((("id", "id"),), schema, ("day",), where=where), parts)
+        ]
+
+    parts, day = slices(path), dt.date(2020, 2, 1)
+    assert groups(("and", (">=", "id", 42), ("<", "id", 51))) == [[*range(42, 50)], [50]]
+    assert groups(("and", (">=", "id", 95), ("<>", "day", day))) == []
+    assert groups(("and", (">=", "id", 95), ("=", "day", day))) == [[95, 96, 97, 98, 99]]
+    assert len(groups(("<", "x", -1.0))) == 10  # a float, which may be NaN
+
+
+def test_a_text_is_found_in_a_row_group_whose_statistics_are_cut_off(tmp_path):
+    """parquet-rs, behind delta-rs, cuts texts in statistics."""
+    long = pa.table({"id": pa.array([1, 2, 3]), "t": ["é" * 100, "é" * 100 + "z", "ü" * 100]})
+    write_deltalake(tmp_path, long, writer_properties=WriterProperties(statistics_truncate_length=7))
+    (path,) = tmp_path.glob("*.parquet")
+    assert pq.read_metadata(path).row_group(0).column(1).statistics.max_raw != ("ü" * 100).encode()
+    schema = pa.schema([("id", pa.int64()), ("t", pa.string())])
+    for i, text in enumerate(long["t"].to_pylist()):
+        for where in (("=", "t", text), ("and", (">=", "t", text), ("<=", "t", text))):
+            assert read(Scan((("id", "id"),), schema, where=where), slices(path))["id"].to_pylist() == [i + 1]
+
+
+NUMBERS = st.none() | st.integers(-4, 4)
+ROWS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=40)
+TYPES = {"i": pa.int32(), "day": pa.date32(), "t": pa.string(), "x": pa.float64()}
+
+
+def value(name, n):
+    return {"i": n, "day": dt.date(2020, 2, 10) + dt.timedelta(n), "t": "é" * (n + 4), "x": float(n)}[name]
+
+
+COMPARISONS = st.builds(
+    lambda op, name, n: (op, name, value(name, n)),
+    st.sampled_from(sorted(_OPS)),
+    st.sampled_from([*TYPES]),
+    st.integers(-5, 5),
+)
+FILTERS = st.recursive(
+    COMPARISONS | st.builds(lambda name: ("null", name), st.sampled_from([*TYPES])),
+    lambda parts: st.tuples(st.sampled_from(["and", "or"]), parts, parts) | st.tuples(st.just("not"), parts),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS, where=FILTERS, group=st.integers(1, 5))
+def test_row_groups_that_are_left_out_have_no_row_of_the_where(tmp_path, rows, where, group):
+    cells = zip(*sorted(rows, key=str), strict=True)
+    columns = {
+        name: pa.array([None if n is None else value(name, n) for n in numbers], TYPES[name])
+        for name, numbers in zip(TYPES, cells, strict=True)
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=group)
+    found = read_slices(
+        Scan((("i", "i"),), pa.schema(list(TYPES.items())), where=where), slices(tmp_path / "a.parquet")
+    )
+    wanted = [i for i, is_kept in enumerate(kept(where, columns).to_pylist()) if is_kept]
+    assert [i for batch in found for i in batch[ROW_COL].to_pylist()] == wanted
+
+
+def test_rows_that_a_step_drops_stay_and_are_marked_with_the_first_such_step(tmp_path):
+    path = write(tmp_path / "a.parquet", range(6))
+    drops = ((1, (">", "id", 1)), (4, ("not", ("=", "x", 1.0))), (5, ("<", "id", 5)))
+    found = read(Scan((("id", "id"),), SCHEMA, drops=drops), slices(path))
+    assert found[DROPPED_COL].to_pylist() == [1, 1, 4, None, None, 5]
+    assert found[ROW_COL].to_pylist() == [*range(6)]
+
+
 def test_an_empty_file_and_an_empty_row_group_give_no_rows(tmp_path):
     assert not list(read_slices(SCAN, slices(write(tmp_path / "a.parquet", []))))
 
@@ -122,18 +203,41 @@ def test_a_column_that_is_absent_or_there_twice_is_named(tmp_path):
     assert absent.code == "SPS-DATA-COLUMN"
 
 
-def test_a_row_group_is_never_held_as_a_whole(tmp_path):
-    """What Arrow holds at most stays far below the bytes of one row group."""
-    columns = {f"c{i}": pa.array(range(i, 400_000 + i), pa.int64()) for i in range(8)}
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table(columns), path, row_group_size=400_000, use_dictionary=False, compression="none")
-    scan = Scan(tuple((n, n) for n in columns), pa.schema([(n, pa.int64()) for n in columns]))
-    pool, held = pa.default_memory_pool(), []
+@pytest.mark.parametrize("kind", ["numbers", "words", "lists"])
+def test_what_is_held_does_not_grow_with_the_row_group(tmp_path, kind):
+    small, large = (most_held(tmp_path / f"{rows}.parquet", kind, rows) for rows in (200_000, 1_000_000))
+    assert large < 1.5 * small
+    assert large < 24 * 2**20  # of 64 MB
+
+
+def most_held(path, kind, rows):
+    """Bytes that Arrow holds at most while it reads a row group of 64 bytes a row, in its own pool."""
+    ids = pa.array(np.arange(rows))
+    if kind == "lists":
+        columns = {"x": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(8 * rows)), 8)}
+        columns["x"] = columns["x"].cast(pa.list_(pa.int64()))
+    elif kind == "words":
+        words = pa.array([f"{i:60}" for i in range(1000)])
+        columns = {"id": ids, "x": words.take(pc.bit_wise_and(ids, 511))}
+    else:
+        columns = {f"c{i}": ids for i in range(8)}
+    table = pa.table(columns)
+    pq.write_table(table, path, row_group_size=rows, use_dictionary=kind == "words", compression="none")
+    scan = Scan(tuple((n, n) for n in table.schema.names), table.schema)
+    parts, pool, held = slices(path), pa.default_memory_pool(), []
     before = pool.bytes_allocated()
-    for batch in read_slices(scan, slices(path)):
+    for batch in read_slices(scan, parts):
         held.append(pool.bytes_allocated() - before)
         del batch
-    assert max(held) < path.stat().st_size / 2
+    return max(held)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 31, 200])
+@pytest.mark.parametrize("place", ["/lake/a", "s3a://lake/a"])
+def test_buffers_of_all_columns_are_bounded(place, columns):
+    one = _buffer_bytes(place, columns)
+    assert one * columns <= 64 * 2**20
+    assert one >= (8 if place.startswith("s3") and columns < 2 else 0.3) * 2**20
 
 
 def test_slices_of_several_files_follow_each_other(tmp_path):
