@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import time
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 
 import pytest
 
@@ -107,6 +110,59 @@ def s3_server(tmp_path: Path) -> Iterator[S3Server]:
     finally:
         process.terminate()  # this server, and no other
         process.wait(10)
+
+
+class SlowDoor:
+    """A way to a server that holds each request back for a while, and counts how many are on their way at once."""
+
+    def __init__(self, endpoint: str, delay_s: float) -> None:
+        self._to = int(endpoint.rsplit(":", 1)[1])
+        self._delay_s = delay_s
+        self._waiting = self.most_at_once = 0
+
+    async def serve(self, ready: Queue[int]) -> None:
+        """Answer until `stop`; the port goes to `ready`."""
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        ready.put(server.sockets[0].getsockname()[1])
+        await self._stopped.wait()
+        server.close()
+
+    def stop(self) -> None:
+        """End the serving, from another thread."""
+        self._loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _connected(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+        server_in, server_out = await asyncio.open_connection("127.0.0.1", self._to)
+        await asyncio.gather(self._requests(client_in, server_out), _copied(server_in, client_out))
+
+    async def _requests(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(2**16):
+            self._waiting += 1
+            self.most_at_once = max(self.most_at_once, self._waiting)
+            await asyncio.sleep(self._delay_s)
+            self._waiting -= 1
+            sink.write(data)
+        sink.close()
+
+
+@contextmanager
+def slow_door(endpoint: str, delay_s: float = 0.1) -> Iterator[tuple[SlowDoor, str]]:
+    """Open a slow door to a server, on a thread of its own: the door, and its own endpoint."""
+    door, ports = SlowDoor(endpoint, delay_s), Queue[int]()
+    thread = Thread(target=lambda: asyncio.run(door.serve(ports)), daemon=True)
+    thread.start()
+    try:
+        yield door, f"http://127.0.0.1:{ports.get(timeout=10)}"
+    finally:
+        door.stop()
+        thread.join(10)
+
+
+async def _copied(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(2**16):
+        sink.write(data)
+    sink.close()
 
 
 def free_port() -> int:

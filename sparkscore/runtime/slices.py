@@ -26,6 +26,7 @@ from sparkscore.spec.scoring import DROPPED_COL, FILE_COL, ROW_COL
 __all__ = ["Scan", "Slice", "cut", "folder_values", "read_slices", "spark_uri"]
 
 _BUFFER_BYTES = 1024**2  # of a column that is being read; without one a whole row group is held
+_S3_THREADS = 16  # that fill buffers: S3 takes some 100 ms to answer, however many ask
 _S3_BUFFER_BYTES = 8 * 1024**2  # where each read is a request
 _LEAST_BUFFER_BYTES = 256 * 1024
 _BUFFERS_BYTES = 64 * 1024**2  # of all columns together
@@ -118,6 +119,9 @@ def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     filesystem, bare = files.filesystem(one.path)
+    is_s3 = files.is_s3(one.path)
+    if is_s3 and pa.cpu_count() < _S3_THREADS:
+        pa.set_cpu_count(_S3_THREADS)
     # A mapped file that is cut off meanwhile is a SIGBUS, not an error.
     with (
         filesystem.open_input_file(bare) as source,
@@ -135,7 +139,7 @@ def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
             if not columns.may_hold(parquet.metadata.row_group(group)):
                 continue
             rows = _batch_rows(parquet.metadata.row_group(group), columns.names)
-            for batch in parquet.iter_batches(rows, [group], columns.names, use_threads=False):
+            for batch in parquet.iter_batches(rows, [group], columns.names, use_threads=is_s3):
                 yield columns.shown(batch, first_row)
                 first_row += batch.num_rows
 

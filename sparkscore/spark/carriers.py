@@ -11,6 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ import pyarrow as pa
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.runtime import files
+from sparkscore.runtime.ahead import ahead
 from sparkscore.runtime.arrow import numbers
 from sparkscore.runtime.crumbs import Crumb
 from sparkscore.runtime.slices import Scan, Slice, read_slices
@@ -116,7 +118,13 @@ class FusedTask:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Read and score the slices of one partition."""
         numbers = [number for batch in batches for number in batch.column(0).to_pylist()]
-        return self.task(read_slices(self.scan, [one for number in numbers for one in self.slices[number]]))
+        slices = [one for number in numbers for one in self.slices[number]]
+        read = read_slices(self.scan, slices)
+        if not any(files.is_s3(one.path) for one in slices):
+            yield from self.task(read)
+            return
+        with closing(ahead(read)) as early:  # the model runs while S3 answers
+            yield from self.task(early)
 
 
 class ColumnTask:

@@ -16,11 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparkscore.errors import SparkscoreError
+from sparkscore.runtime import files
 from sparkscore.runtime.filters import _OPS, kept
 from sparkscore.runtime.slices import Scan, _buffer_bytes, cut, folder_values, read_slices, spark_uri
 from sparkscore.scoring.batching import rebatch
 from sparkscore.scoring.intake import pointers
 from sparkscore.spec.scoring import DROPPED_COL, FILE_COL, ROW_COL
+from tests.servers import s3_server, slow_door
 
 SCHEMA = pa.schema([("id", pa.int64()), ("x", pa.float32())])
 SCAN = Scan((("id", "id"), ("x", "x")), SCHEMA)
@@ -263,3 +265,21 @@ def test_row_groups_are_cut_evenly_and_wide_rows_to_few_megabytes(tmp_path):
     assert max(b.nbytes for b in read_slices(scan, slices(tmp_path / "b.parquet"))) < 10 * 2**20
     narrow = Scan((("id", "id"),), SCHEMA.remove(1))
     assert {b.num_rows for b in read_slices(narrow, slices(tmp_path / "b.parquet"))} == {400}
+
+
+@pytest.mark.slow
+def test_the_columns_of_a_file_on_s3_are_fetched_at_the_same_time(tmp_path, monkeypatch):
+    width = 12
+    data = np.random.default_rng(0).standard_normal((width, 100_000))
+    table = pa.table({f"f{i}": column for i, column in enumerate(data)})
+    with s3_server(tmp_path) as server, slow_door(server.endpoint) as (door, endpoint):
+        server.bucket("wide")
+        pq.write_table(table, server.folder / "wide" / "x.parquet")
+        for name, value in {**server.environment, "AWS_ENDPOINT_URL": endpoint}.items():
+            monkeypatch.setenv(name, value)
+        (found,) = files.list_files("s3a://wide/x.parquet", recursive=False)
+        slices = cut(found.uri, found.size_bytes, found.mtime_ns // 1_000_000, 2**40)
+        scan = Scan(tuple((name, name) for name in table.column_names), table.schema)
+        read = pa.Table.from_batches(read_slices(scan, slices)).select(table.column_names)
+    assert read.equals(table)
+    assert door.most_at_once >= width // 2
