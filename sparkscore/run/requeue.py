@@ -181,7 +181,7 @@ def _planned(spark: SparkSession, pipeline: Any, store: Store, of: Plan, new_id:
         )
     quarantine = quarantine_of(read_events(store, of.run_id), of)
     version = newest_version(spark, quarantine)
-    only = OpenRows(of.run_id, quarantine, version or 0)
+    only = OpenRows(of.run_id, quarantine, version or 0, _numbered_after(of))
     wanted = {} if version is None else _by_file(only.read(spark))
     if not wanted:
         return None
@@ -219,6 +219,14 @@ def _planned(spark: SparkSession, pipeline: Any, store: Store, of: Plan, new_id:
         survey(spark, snapshot, _paths(units), needed_columns(snapshot, pipeline, job.scoring))
     golden_rows(spark, job)
     return Plan(header, units)
+
+
+def _numbered_after(of: Plan) -> str | None:
+    """Give the `source.where` that left the rows of a run before those without an index were numbered."""
+    snapshot = restore_snapshot(of.header["input"])
+    if snapshot.only is not None:  # a replay gives rows the addresses that they had
+        return snapshot.only.where
+    return None if snapshot.copy else of.header["spec"]["source"].get("where")
 
 
 def _there(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sparkscore.spark.prepare import apply_where
 from sparkscore.spec.scoring import BLOCK_COL, FILE_COL, ROW_COL
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class OpenRows:
     run_id: str
     quarantine: str
     version: int
+    where: str | None = None  # what left the source before rows without an index were numbered
 
     def read(self, spark: SparkSession) -> DataFrame:
         """Read them; columns of `sparkscore.tables.QUARANTINE`."""
@@ -39,12 +41,13 @@ def only_rows(spark: SparkSession, frame: DataFrame, only: OpenRows) -> DataFram
     -----
     Formats without a row index number the rows of a block in the order in which one task reads them
     (`sparkscore.scoring.intake`). Here the rows are numbered before most of them go: the ids that Spark gives ascend
-    in that same order, so the rank of a row's id in its block is its ordinal.
+    in that same order, so the rank of a row's id in its block is its ordinal. What `source.where` leaves is numbered.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     if BLOCK_COL in frame.columns:
+        frame = apply_where(frame, only.where)
         in_block = Window.partitionBy(FILE_COL, BLOCK_COL).orderBy(_ORDER)
         ordinal = F.row_number().over(in_block) - 1
         numbered = frame.withColumn(_ORDER, F.monotonically_increasing_id())
