@@ -249,7 +249,8 @@ def _bind(
     frame = prepared(spark, snapshot, pipeline)
     signature = read_signature(model.folder, model.ref.main)
     binding = bind(pipeline, model, signature, prepared_schema(frame))
-    scoring = replace(binding.plan, session=replace(binding.plan.session, weights=form.name))
+    session = replace(binding.plan.session, weights=form.name, gpu_tasks=_gpu_tasks(spark))
+    scoring = replace(binding.plan, session=session)
     if not pipeline.keys or pipeline.sink.provenance == "full" or snapshot.only is not None:
         # Without keys the address is the row's only name, so it stands on every row; a replayed row is found by it.
         scoring = replace(scoring, pointers="all")
@@ -258,6 +259,12 @@ def _bind(
         binding = replace(binding, warnings=(*binding.warnings, *_rounded(snapshot, pipeline, binding.plan)))
     input_ss = any(f.name == "_ss" for f in snapshot.struct.fields)
     return Bound(pipeline, snapshot, paths, model, binding, form, input_ss)
+
+
+def _gpu_tasks(spark: SparkSession) -> int:
+    """Say how many tasks Spark gives one GPU to."""
+    amount = float(spark.conf.get("spark.task.resource.gpu.amount", "1") or 1)
+    return max(1, int(1 / amount)) if amount > 0 else 1
 
 
 def _rounded(snapshot: Snapshot, pipeline: Any, plan: ScoringPlan) -> list[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import resource
+import subprocess
 from pathlib import Path
 
 __all__ = [
+    "gpu_memory_bytes",
     "limit_address_space",
     "memory_limit_bytes",
     "memory_used_bytes",
@@ -14,6 +18,9 @@ __all__ = [
     "rss_bytes",
 ]
 
+logger = logging.getLogger(__name__)
+
+_SMI_TIMEOUT_S = 10
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -29,6 +36,18 @@ def memory_used_bytes() -> int:
     """Give the memory that the process's group has now, all its processes together; 0 where nothing says it."""
     files = (group / name for group in _groups() for name in ("memory.current", "memory.usage_in_bytes"))
     return next((used for file in files if (used := _number(file))), 0)
+
+
+def gpu_memory_bytes() -> int | None:
+    """Give the memory of the first GPU that this process sees, as ``nvidia-smi`` says it; None where it does not."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+    command = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=True).stdout
+        return int(said.strip()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError) as cause:
+        logger.warning("no limit on the memory of GPU %s: nvidia-smi gave %s", gpu, type(cause).__name__)
+        return None
 
 
 def rss_bytes() -> int:

@@ -24,6 +24,8 @@ __all__ = [
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _BY_DEVICE = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
+_SHARED = 0.9  # of a GPU's memory; the rest is for contexts and libraries
+
 # After one of these every further call of the process fails, whatever it is given.
 _LOST_CONTEXT = re.compile(
     r"CUDA failure (?:700|719)\b|illegal memory access|unspecified launch failure", re.IGNORECASE
@@ -46,7 +48,7 @@ _DISTRIBUTIONS = (
 )
 
 
-def providers_for(plan: SessionPlan, available: Sequence[str]) -> Providers:
+def providers_for(plan: SessionPlan, available: Sequence[str], gpu_bytes: int | None = None) -> Providers:
     """List the providers to ask for, best first, with their options as pairs of text sorted by name.
 
     Parameters
@@ -55,6 +57,9 @@ def providers_for(plan: SessionPlan, available: Sequence[str]) -> Providers:
         `device` decides the providers, `precision` the number formats, `providers` overrides single options.
     available : sequence of str
         ``onnxruntime.get_available_providers()``: those that the wheel was built with.
+    gpu_bytes : int, optional
+        Memory of the task's GPU, where several tasks share it: each may take its part of nine tenths. More than that is
+        then an error of one task, which halves its batch, and not of the others.
 
     Raises
     ------
@@ -78,7 +83,10 @@ def providers_for(plan: SessionPlan, available: Sequence[str]) -> Providers:
         raise provider_missing(device, _BY_DEVICE[device], f"a wheel with {', '.join(available)}")
     names = {"cpu": (CPU,), "cuda": (CUDA, CPU), "tensorrt": (TENSORRT, CUDA, CPU)}[device]
     given = {_BY_DEVICE.get(name.lower(), name): dict(options) for name, options in plan.providers}
-    merged = ((name, {**_defaults(name, plan.precision), **given.get(name, {})}) for name in names)
+    part = {CUDA: {"gpu_mem_limit": str(int(_SHARED * gpu_bytes / plan.gpu_tasks))}} if gpu_bytes else {}
+    merged = (
+        (name, {**_defaults(name, plan.precision), **part.get(name, {}), **given.get(name, {})}) for name in names
+    )
     return tuple((name, tuple(sorted(options.items()))) for name, options in merged)
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import providers as eps
 from sparkscore.runtime.loading import DTYPES, inference_session, onnxruntime, signature_of, versions
+from sparkscore.runtime.memory import gpu_memory_bytes
 from sparkscore.runtime.watchdog import CallTimeout, watchdog
 from sparkscore.spec.scoring import ModelRef, SessionPlan
 
@@ -237,7 +238,8 @@ def open_session(ref: ModelRef, plan: SessionPlan, folder: Path, *, warm: bool =
     The cache holds at most ``SPARKSCORE_SESSION_CACHE_BYTES`` (default 4 GiB) of model files, least recently used out
     first. `clear_sessions` empties it.
     """
-    asked = eps.providers_for(plan, onnxruntime().get_available_providers())
+    gpu_bytes = gpu_memory_bytes() if plan.gpu_tasks > 1 and plan.device != "cpu" else None
+    asked = eps.providers_for(plan, onnxruntime().get_available_providers(), gpu_bytes)
     key = _key(ref, plan, asked)
     with _cache.lock:  # also while loading: two threads that want one model must not load it twice
         held = _cache.sessions.get(key)

@@ -164,11 +164,13 @@ class ModelRef:
 class SessionPlan:
     """How the ONNX Runtime session is made: device policy, threads, precision, options per provider.
 
-    `weights` is "lean" where the session computes on the weights as they are in the file, not on packed copies.
+    `gpu_tasks` are the tasks that share a GPU. `weights` is "lean" where the session computes on the weights as they
+    are in the file, not on packed copies.
     """
 
     device: Literal["cpu", "cuda", "tensorrt", "auto"] = "cpu"
     threads: int = 1
+    gpu_tasks: int = 1
     precision: str = "as_is"
     weights: Literal["fast", "lean"] = "fast"
     providers: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnx import TensorProto, helper
 from sparkscore.errors import SparkscoreError
 from sparkscore.runtime import loading
 from sparkscore.runtime.loading import TensorInfo, read_signature
+from sparkscore.runtime.memory import gpu_memory_bytes
 from sparkscore.runtime.providers import CPU, CUDA, TENSORRT, installed_distributions, only_distribution, providers_for
 from sparkscore.runtime.session import clear_sessions, open_session
 from sparkscore.runtime.watchdog import CallTimeout, watchdog
@@ -202,6 +204,24 @@ def test_cuda_defaults_are_safe_and_single_options_can_be_overridden():
 
 
 @without_cuda
+def test_tasks_that_share_a_gpu_have_a_part_of_nine_tenths_of_its_memory_each():
+    plan = SessionPlan(device="cuda", gpu_tasks=4)
+    assert dict(providers_for(plan, [CUDA, CPU], 80 * 10**9)[0][1])["gpu_mem_limit"] == str(18 * 10**9)
+    assert "gpu_mem_limit" not in dict(providers_for(plan, [CUDA, CPU])[0][1])
+    own = replace(plan, providers=(("cuda", (("gpu_mem_limit", "7"),)),))
+    assert dict(providers_for(own, [CUDA, CPU], 80 * 10**9)[0][1])["gpu_mem_limit"] == "7"
+
+
+@pytest.mark.parametrize("said, found", [("echo 81559", 81559 * 2**20), ("exit 6", None), ("echo '[N/A]'", None)])
+def test_the_memory_of_the_task_s_gpu_is_what_nvidia_smi_says(tmp_path, monkeypatch, said, found):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n[ $1 = --id=3 ] && {said}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert gpu_memory_bytes() == found
+
+
 def test_auto_on_a_wheel_whose_cuda_does_not_start_runs_on_the_cpu_and_says_why(tmp_path, monkeypatch, caplog):
     # the wheel claims CUDA; this host has none, so ONNX Runtime gives a session on another provider
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
