@@ -46,6 +46,10 @@ class Summary:
     repeated: bool = False  # the run id was finished before; nothing ran
     quarantined_by_code: dict[str, int] = field(default_factory=dict)
     scan_reason: str = ""  # why Spark scans, and not the workers
+    hours: float = 0.0  # from claim to end, of all attempts
+    ns_row: float | None = None  # nanoseconds of one core for a row; None where tasks could not write their receipts
+    predicted_hours: float | None = None  # by an estimate in the ledger, when the run began
+    predicted_ns_row: float | None = None
     truncated_rows: int = 0  # rows with a text that was cut to max_tokens
     warnings: tuple[str, ...] = ()
 
@@ -69,6 +73,7 @@ class Summary:
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",
             f"  provider     {', '.join(f'{p} in {n} tasks' for p, n in self.providers.items()) or self._no_provider}",
             f"  scan         {self.scan}{f' ({self.scan_reason})' if self.scan_reason else ''}",
+            *([f"  took         {self._took}"] if self.predicted_hours else []),
             f"  scores       {self.sink}",
             f"  quarantine   {self.quarantine}",
             f"  ledger       {self.ledger}",
@@ -81,6 +86,12 @@ class Summary:
     @property
     def _filtered(self) -> str:
         return "?" if self.filtered_rows is None else f"{sum(self.filtered_rows.values()):,}"
+
+    @property
+    def _took(self) -> str:
+        hours, ns_row = self.predicted_hours or 0.0, self.predicted_ns_row or 0.0
+        row = "" if self.ns_row is None else f"; a row {self.ns_row:,.0f} ns of a core, {ns_row:,.0f} predicted"
+        return f"{self.hours * 3600:,.1f} s, {hours * 3600:,.1f} s predicted{row}"
 
     @property
     def _no_provider(self) -> str:

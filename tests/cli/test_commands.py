@@ -12,7 +12,7 @@ import pytest
 from sparkscore._version import __version__
 from sparkscore.ledger.claims import claim_run
 from sparkscore.ledger.events import EventLog
-from sparkscore.ledger.plans import InputFile, Plan, Unit, unit_id, write_plan
+from sparkscore.ledger.plans import InputFile, Plan, Unit, write_plan
 from sparkscore.ledger.store import LocalStore
 from tests.run.conftest import linear_model
 
@@ -22,7 +22,7 @@ def ledger(tmp_path: Path) -> Path:
     """A ledger with one run of two units, of which the first is committed and the second broke the budget."""
     store = LocalStore(tmp_path / "ledger")
     files = [(InputFile(f"/in/{i}.parquet", 10, 0, 1000),) for i in range(2)]
-    units = tuple(Unit(i, unit_id(f), f) for i, f in enumerate(files))
+    units = tuple(Unit.of(i, f) for i, f in enumerate(files))
     header = {
         "run_id": "r1",
         "ledger_version": 1,

@@ -16,7 +16,7 @@ def _plan(run_id: str = "r1", sizes: tuple[int, ...] = (10, 20)) -> Plan:
     units = []
     for seq, size in enumerate(sizes):
         files = (InputFile(f"file:/data/{seq}.parquet", size, 1000 + seq, size), InputFile("file:/x", 1, 2, None))
-        units.append(Unit(seq, unit_id(files), files))
+        units.append(Unit.of(seq, files))
     header = {"run_id": run_id, "ledger_version": LEDGER_VERSION, "code_version": "0", "units": len(sizes)}
     return Plan(header, tuple(units))
 
@@ -54,8 +54,9 @@ def test_a_crash_between_files_and_header_leaves_no_plan(tmp_path: Path) -> None
 def test_the_unit_id_follows_the_files_alone() -> None:
     one = _plan().units[0]
     assert one.unit_id == unit_id(one.files)
-    changed = (dataclasses.replace(one.files[0], size_bytes=11), *one.files[1:])
-    assert unit_id(changed) != one.unit_id
+    first, *others = one.files
+    assert Unit.of(0, [dataclasses.replace(first, size_bytes=11), *others]).unit_id != one.unit_id
+    assert Unit.of(1, [dataclasses.replace(first, rows=None), *others]).unit_id == one.unit_id
 
 
 def test_a_plan_of_another_ledger_format_is_refused_with_both_versions(tmp_path: Path) -> None:
