@@ -152,10 +152,15 @@ def _to_arrow(units: tuple[Unit, ...]) -> bytes:
 
 
 def _from_arrow(data: bytes) -> tuple[Unit, ...]:
-    table = pa.ipc.open_file(data).read_all()
-    files, seqs = table.select(FILES.names), table["unit_seq"].to_numpy()
-    starts = [0, *(np.flatnonzero(np.diff(seqs)) + 1).tolist(), len(seqs)]
-    return tuple(Unit.of(int(seqs[a]), FileList(files.slice(a, b - a))) for a, b in pairwise(starts) if b > a)
+    by_seq: dict[int, list[pa.RecordBatch]] = {}
+    reader = pa.ipc.open_file(data)
+    for batch in map(reader.get_batch, range(reader.num_record_batches)):
+        seqs = batch["unit_seq"].to_numpy()
+        files = batch.select(FILES.names)
+        for a, b in pairwise([0, *(np.flatnonzero(np.diff(seqs)) + 1).tolist(), len(seqs)]):
+            if b > a:
+                by_seq.setdefault(int(seqs[a]), []).append(files.slice(a, b - a))
+    return tuple(Unit.of(seq, FileList(pa.Table.from_batches(found))) for seq, found in sorted(by_seq.items()))
 
 
 def _canonical(value: Any) -> bytes:

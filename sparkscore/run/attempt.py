@@ -134,7 +134,7 @@ class Attempt:
         if self.claim.attempt == 1:
             with mapped(self.spark):
                 predict = partial(record_prediction, self.spark, self.events, self.store)
-                predict(self.job, self.plan, scan=self._choice.name, cores=self._cores)
+                predict(self.job, self.plan, scan=self._choice.name, cores=lambda: self._cores)
         for message in self.plan.header["narrowing"]:
             self.events.write("narrowing", detail=message)
         for message in self.plan.header.get("sink_weaker", ()):
@@ -153,7 +153,8 @@ class Attempt:
         """
         events = read_events(self.store, self.plan.run_id)
         self._lost = {e["unit_seq"]: e["version"] for e in events if e["event"] == "commit_lost" and "version" in e}
-        self._meter = Meter(self.pipeline.limits, events, lambda: self._cores, self._requests)
+        limits, units = self.pipeline.limits, self.plan.units
+        self._meter = Meter(limits, events, units, cores=lambda: self._cores, requests=self._requests)
         self._predicted: dict[str, float | None] = {**predicted(events)}
         recorded = recorded_proofs(events)
         unrecorded = []
@@ -192,13 +193,11 @@ class Attempt:
         raise self._overwritten(missing[0])
 
     def _requests(self, unit: Unit) -> float:
-        return requests_of(unit, len(plan_names(self.job.scoring)), self.pipeline.sink.place)
+        return requests_of(unit, len(set(plan_names(self.job.scoring))), self.pipeline.sink.place)
 
     def _assert_room(self, unit: Unit) -> None:
-        totals = self._totals()
-        done = [self.plan.units[seq] for seq in (*self.proofs, *(one.commit.unit_seq for one in self.unproved))]
         known = None if self.plan.header["balance_basis"] == "receipt" else unit.rows
-        self._meter.assert_room(unit, known, totals.ok_rows + totals.bad_rows + totals.filtered_rows, done)
+        self._meter.assert_room(unit, known, lambda: self._totals().rows)
 
     def _score(self, unit: Unit) -> None:
         """Score and commit one unit, judge the budget, and prove what is committed when a proof is due.
@@ -213,7 +212,7 @@ class Attempt:
         due = not self.proofs or unit is self.plan.units[-1] or time.monotonic() - self._proved_at >= _PROOF_EVERY_S
         rows = None if due else receipted(self.store, self.plan.run_id, commit)  # a proof reads them itself
         self.unproved.append(_Unproved(commit, rows or Totals(), time.monotonic() - started))
-        self._meter.took(time.monotonic() - started)
+        self._meter.took(unit, time.monotonic() - started)
         if rows is None:
             self._prove()
         try:
@@ -458,11 +457,10 @@ class Attempt:
 
     def _report(self, progress: Progress) -> None:
         totals = self._totals()
-        done = totals.ok_rows + totals.bad_rows + totals.filtered_rows
         progress(
             len(self.proofs) + len(self.unproved),
             len(self.plan.units),
-            done,
+            totals.rows,
             self.plan.header["planned_rows"],
             totals.bad_rows,
         )

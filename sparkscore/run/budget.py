@@ -34,6 +34,11 @@ class Totals:
         )
 
     @property
+    def rows(self) -> int:
+        """The rows that were read."""
+        return self.judged_rows + self.filtered_rows
+
+    @property
     def judged_rows(self) -> int:
         """The rows that a fraction of bad rows is taken of: a row that `prepare` dropped was not judged."""
         return self.ok_rows + self.bad_rows

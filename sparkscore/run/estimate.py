@@ -144,7 +144,7 @@ def estimate_pipeline(
         known = None if recalibrate else read_calibration(store, key)
         if known is None:
             say("probing: three pieces of the input, at most a minute")
-    found = known or probe(spark, store, job, plan, sizes, machine)
+    found = known or probe(spark, job, plan, sizes, machine)
     if known is None:
         write_calibration(store, key, found)
     told = forecast(plan.units, found, sizes, job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any
@@ -29,6 +29,8 @@ class Meter:
     limits : Limits
     events : sequence of dict
         Of all attempts; the last one is at hand and goes on.
+    units : sequence of Unit
+        Of the plan.
     cores, requests : callable
         Give the session's cores, and the requests of a unit; asked only where money is counted.
     """
@@ -37,18 +39,21 @@ class Meter:
         self,
         limits: Limits,
         events: Sequence[dict[str, Any]],
+        units: Sequence[Unit],
+        *,
         cores: Callable[[], int],
         requests: Callable[[Unit], float],
     ) -> None:
+        attempt = events[-1]["attempt"]
         self._limits = limits
         self._prices = limits.prices or Prices()
-        attempt = events[-1]["attempt"]
+        self._cores, self._requests_of = cores, requests
         self._since = next(datetime.fromisoformat(e["at"]) for e in events if e["attempt"] == attempt)
         self._before = {number: hours for number, hours in hours_of(events).items() if number < attempt}
-        self._cores = {e["attempt"]: e["cores"] for e in events if e.get("cores")}
-        self._own_cores = cores
-        self._requests = requests
-        self._walls_s = [e["wall_ms"] / 1000 for e in committed(events).values() if e["event"] == "unit_committed"]
+        self._cores_before = {e["attempt"]: e["cores"] for e in events if e.get("cores")}
+        done = committed(events)
+        self._walls_s = [e["wall_ms"] / 1000 for e in done.values() if e["event"] == "unit_committed"]
+        self._requests = sum(self._priced_requests(units[seq]) for seq in done)
 
     @property
     def hours(self) -> float:
@@ -59,11 +64,12 @@ class Meter:
     def _own_hours(self) -> float:
         return (datetime.now(UTC) - self._since).total_seconds() / 3600
 
-    def took(self, wall_s: float) -> None:
+    def took(self, unit: Unit, wall_s: float) -> None:
         """Add a unit of this attempt."""
         self._walls_s.append(wall_s)
+        self._requests += self._priced_requests(unit)
 
-    def assert_room(self, unit: Unit, unit_rows: int | None, rows: int, done: Iterable[Unit]) -> None:
+    def assert_room(self, unit: Unit, unit_rows: int | None, rows: Callable[[], int]) -> None:
         """Refuse to begin a unit that would pass a limit: by its rows, and by what units take, the median so far.
 
         Parameters
@@ -72,10 +78,8 @@ class Meter:
             The next one.
         unit_rows : int or None
             Its rows; None where they are not known before they are read.
-        rows : int
-            Of the units that are committed.
-        done : iterable of Unit
-            These units.
+        rows : callable
+            Gives the rows of the units that are committed.
 
         Raises
         ------
@@ -85,22 +89,22 @@ class Meter:
         limits = self._limits
         more = median(self._walls_s) / 3600 if self._walls_s else 0.0
         if limits.rows is not None:
-            _assert_under("rows", limits.rows, rows, rows + (unit_rows or 1), unit)
+            done = rows()
+            _assert_under("rows", limits.rows, done, done + (unit_rows or 1), unit)
         if limits.hours is not None:
             _assert_under("hours", limits.hours, self.hours, self.hours + more, unit)
         if limits.usd is not None:
-            spent = self._usd(done)
-            _assert_under("usd", limits.usd, spent, spent + self._usd_of(more, (unit,)), unit)
+            spent, requests = self._usd(), self._priced_requests(unit)
+            _assert_under("usd", limits.usd, spent, spent + usd_of(self._prices, more, self._cores(), requests), unit)
 
-    def _usd(self, done: Iterable[Unit]) -> float:
-        prices, cores = self._prices, self._own_cores()
-        before = sum(usd_of(prices, h, self._cores.get(attempt, cores)) for attempt, h in self._before.items())
-        return before + self._usd_of(self._own_hours, done)
+    def _usd(self) -> float:
+        prices, cores = self._prices, self._cores()
+        earlier = self._before.items()
+        before = sum(usd_of(prices, hours, self._cores_before.get(number, cores)) for number, hours in earlier)
+        return before + usd_of(prices, self._own_hours, cores, self._requests)
 
-    def _usd_of(self, hours: float, units: Iterable[Unit]) -> float:
-        prices = self._prices
-        requests = sum(map(self._requests, units)) if prices.request else 0.0
-        return usd_of(prices, hours, self._own_cores(), requests)
+    def _priced_requests(self, unit: Unit) -> float:
+        return self._requests_of(unit) if self._prices.request else 0.0
 
 
 def _assert_under(name: str, limit: float, spent: float, then: float, unit: Unit) -> None:

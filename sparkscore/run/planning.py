@@ -116,7 +116,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "planned_rows": None if basis == "receipt" else sum(u.rows or 0 for u in units),
         "units": len(units),
         "narrowing": list(job.binding.narrowing),
-        "warnings": [*job.binding.warnings, *weaker, *request_warning(units, len(plan_names(job.scoring)))],
+        "warnings": [*job.binding.warnings, *weaker, *request_warning(units, len(set(plan_names(job.scoring))))],
         "sink_weaker": weaker,
         "unfused": unfused(looks),
     }

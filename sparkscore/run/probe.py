@@ -22,6 +22,7 @@ from sparkscore.ledger.store import Store, open_store
 from sparkscore.run.attempt import Attempt
 from sparkscore.run.budget import NO_BUDGET
 from sparkscore.run.calibration import Calibration, Piece
+from sparkscore.run.copying import STAMP, made_at
 from sparkscore.run.planning import Bound, quarantine_location
 from sparkscore.run.scan import TaskSizes
 from sparkscore.run.units import weight_rows
@@ -38,18 +39,16 @@ PIECES = 3
 PIECE_S = 10.0  # of its tasks; with starts, commits and the end of a run three of them stay within a minute
 WARM_UP_S = 5.0
 _RUN_ID = "estimate"
-_STAMP = "%Y%m%dT%H%M%S"
 
 
-def probe(spark: SparkSession, store: Store, job: Bound, plan: Plan, sizes: TaskSizes, machine: str) -> Calibration:
+def probe(spark: SparkSession, job: Bound, plan: Plan, sizes: TaskSizes, machine: str) -> Calibration:
     """Score a warm-up and up to three pieces, spread over the plan, for at most ten seconds each; keep nothing of it.
 
     Parameters
     ----------
     spark : SparkSession
-    store : Store
-        The pipeline's ledger: the probe writes into a folder of it, so that commits take what they take there.
     job : Bound
+        The probe writes into a folder of its ledger, so that commits take what they take there.
     plan : Plan
         Of the run that is estimated.
     sizes : TaskSizes
@@ -61,11 +60,11 @@ def probe(spark: SparkSession, store: Store, job: Bound, plan: Plan, sizes: Task
     SparkscoreError
         What would end a run at its first units.
     """
-    pieces = [unit for unit in _spread(plan.units, sizes) if len(unit.files)]
+    pieces = list(_spread(plan.units, sizes))
     warm_up = Unit(0, "warm-up", FileList(plan.units[0].files.table.slice(0, 1)))
     units = (warm_up, *pieces)
     seconds = {0: WARM_UP_S} | {unit.seq: _seconds(sizes, unit) for unit in pieces}
-    with _scratch(store) as folder:
+    with _scratch(open_store(job.pipeline.ledger)) as folder:
         scratch = _relocated(job, folder)
         header = _header(plan, scratch.pipeline, len(units))
         own = open_store(scratch.pipeline.ledger)
@@ -100,10 +99,9 @@ def _seconds(sizes: TaskSizes, unit: Unit) -> float:
 def _scratch(store: Store) -> Iterator[str]:
     """Give a folder in the ledger, and remove it; with it go those that probes which died left a day ago."""
     for name in store.names("estimates"):
-        stamp, _, _ = name.partition("-")
-        if "-" in name and datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC) < datetime.now(UTC) - timedelta(days=1):
+        if made_at(name) < datetime.now(UTC) - timedelta(days=1):
             files.delete_folder(f"{store.root}/estimates/{name}")
-    folder = f"{store.root}/estimates/{datetime.now(UTC):{_STAMP}}-{uuid.uuid4().hex[:8]}"
+    folder = f"{store.root}/estimates/{datetime.now(UTC):{STAMP}}-{uuid.uuid4().hex[:8]}"
     try:
         yield folder
     finally:

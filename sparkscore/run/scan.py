@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from sparkscore.errors import error
@@ -122,7 +123,9 @@ class TaskSizes:
         """Give the number of a unit's tasks; files whose sizes are not known are taken to keep all cores busy."""
         if not unit.files.size_bytes:
             return self.cores
-        return -(-self._total(unit.files) // self.part_bytes(unit.files))
+        part = self.part_bytes(unit.files)
+        slices = np.ceil(unit.files.table["size_bytes"].to_numpy() / part).sum()
+        return int(min(slices, -(-self._total(unit.files) // part)))
 
     def _total(self, planned: FileList) -> int:
         return planned.size_bytes + self.opening_bytes * len(planned)

@@ -41,7 +41,8 @@ def pack(looks: pa.Table, max_units: int = MAX_UNITS) -> tuple[Unit, ...]:
     """
     files = looks.select(FILES.names)
     weights = weight_rows(files)
-    files, weights = files.filter(weights > 0), weights[weights > 0]
+    if not weights.all():
+        files, weights = files.filter(weights > 0), weights[weights > 0]
     if not len(weights):
         return ()
     total = float(weights.sum())

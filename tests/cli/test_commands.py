@@ -234,3 +234,11 @@ def test_commands_without_spark_never_load_it(pipeline_file, ledger: Path, tmp_p
     )
     done = subprocess.run([sys.executable, "-c", program, json.dumps(commands)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_price_that_is_none_ends_before_spark_is_asked(sparkscore, pipeline_file) -> None:
+    for price in ("cpu_hour=1", "core_hour=much", "core_hour=-1", "core_hour"):
+        told = sparkscore("estimate", pipeline_file(), "--price", price)
+        assert told.exit_code == 2
+        assert "SPS-SPEC-VALUE" in told.err
+        assert "core_hour" in told.err

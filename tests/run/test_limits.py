@@ -27,11 +27,11 @@ def _meter(hours_before: float, **limits: Any) -> Meter:
         {**told, "attempt": 1, "at": (start + timedelta(hours=hours_before)).isoformat()},
         {"event": "run_claimed", "attempt": 2, "at": now.isoformat()},
     ]
-    return Meter(Limits.model_validate(limits), events, lambda: 8, lambda unit: 1000.0)
+    return Meter(Limits.model_validate(limits), events, UNITS, cores=lambda: 8, requests=lambda unit: 1000.0)
 
 
 def _room(meter: Meter, rows: int = 100, unit_rows: int | None = 100) -> None:
-    meter.assert_room(UNITS[1], unit_rows, rows, UNITS[:1])
+    meter.assert_room(UNITS[1], unit_rows, lambda: rows)
 
 
 def test_rows_are_those_of_the_units_with_the_next_one() -> None:
@@ -91,7 +91,9 @@ def test_a_sink_of_files_shows_nothing_of_a_run_that_stopped_at_a_limit(
     took = Meter.took
     write_rows(tmp_path / "in", 20_000, 2)
     sink = {"format": "parquet", "location": str(tmp_path / "out")}
-    monkeypatch.setattr(Meter, "took", lambda meter, wall_s: took(meter, 3600.0))  # that a unit takes an hour
+    monkeypatch.setattr(
+        Meter, "took", lambda meter, unit, wall_s: took(meter, unit, 3600.0)
+    )  # that a unit takes an hour
     with pytest.raises(SparkscoreError, match=r"SPS-LIMIT.*at most 1 hours"):
         pipeline(sink=sink, limits={"hours": 1}).run(spark, run_id="r1")
     monkeypatch.undo()
