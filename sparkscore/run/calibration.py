@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
+from statistics import fmean
 
 import numpy as np
 
@@ -79,9 +80,9 @@ class Calibration:
     def overhead_s(self) -> float:
         """Seconds of a unit beside its longest task: planning, commit, records.
 
-        The least of the pieces: a JVM gets quicker for its first hundred jobs, and the first piece bears the proof.
+        Of the pieces after the first, which bears the proof of them all; that is a part of `fixed_s`.
         """
-        return min(piece.wall_s - piece.longest_task_s for piece in self.pieces)
+        return fmean(piece.wall_s - piece.longest_task_s for piece in self.pieces[1:] or self.pieces)
 
     @property
     def model_fraction(self) -> float:
