@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from statistics import fmean
 
 import numpy as np
 
@@ -80,9 +79,10 @@ class Calibration:
     def overhead_s(self) -> float:
         """Seconds of a unit beside its longest task: planning, commit, records.
 
-        Of the pieces after the first, which bears the proof of them all; that is a part of `fixed_s`.
+        The least of the pieces: the first bears the proof of them all, and a JVM gets quicker for its first hundred
+        jobs. What the others took more is a part of `fixed_s`.
         """
-        return fmean(piece.wall_s - piece.longest_task_s for piece in self.pieces[1:] or self.pieces)
+        return min(piece.wall_s - piece.longest_task_s for piece in self.pieces)
 
     @property
     def model_fraction(self) -> float:

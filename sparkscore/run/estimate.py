@@ -17,7 +17,7 @@ from sparkscore.run.probe import probe
 from sparkscore.run.scan import choose, cores_of, task_sizes
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.machine import machine_name
-from sparkscore.spec.limits import Prices
+from sparkscore.spec.limits import Limits, Prices
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -148,8 +148,10 @@ def estimate_pipeline(
     if known is None:
         write_calibration(store, key, found)
     told = forecast(plan.units, found, sizes, job)
-    about = {"is_reused": known is not None, "scan": str(scan), "cores": sizes.cores}
-    return _estimate(job, plan, found, told, {**about, **_cost(told, prices or pipeline.limits.prices, sizes.cores)})
+    cost = _cost(told, prices or pipeline.limits.prices, sizes.cores)
+    about = {"is_reused": known is not None, "scan": str(scan), "cores": sizes.cores, **cost}
+    warnings = (*plan.header["warnings"], *_warnings(job, plan, found), *_over(pipeline.limits, told, cost["usd"]))
+    return _estimate(job, plan, found, told, {**about, "warnings": warnings})
 
 
 def priced(given: Mapping[str, Any]) -> Prices:
@@ -202,7 +204,6 @@ def _estimate(job: Bound, plan: Plan, found: Calibration, told: Forecast, about:
         bad_rows=told.rows * middle,
         bad_rows_p5=told.rows * low,
         bad_rows_p95=told.rows * high,
-        warnings=(*plan.header["warnings"], *_warnings(job, plan, found)),
         **about,
     )
 
@@ -212,10 +213,19 @@ def _warnings(job: Bound, plan: Plan, found: Calibration) -> list[str]:
     if plan.header["planned_rows"] is None and not any(piece.is_whole for piece in found.pieces):
         told.append("only reading tells the number of rows: it is guessed, and bad rows and output with it")
     if job.pipeline.sink.is_foreign:
-        told.append(
-            f"the probe wrote Parquet files in place of {job.pipeline.sink.format}: how fast that is, is not known"
-        )
+        told.append(f"the probe wrote Parquet files: how fast {job.pipeline.sink.format} takes rows is not known")
     return told
+
+
+def _over(limits: Limits, told: Forecast, usd: float | None) -> list[str]:
+    """Say which limits would stop the run before its end."""
+    takes = {"hours": told.hours, "usd": usd, "rows": told.rows}
+    known = {name: (getattr(limits, name), value) for name, value in takes.items() if value is not None}
+    return [
+        f"limits.{name} {limit:g} would stop the run before its end: about {value:,.4g}"
+        for name, (limit, value) in known.items()
+        if limit is not None and value > limit
+    ]
 
 
 def _duration(hours: float) -> str:

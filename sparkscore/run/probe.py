@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparkscore.errors import error
 from sparkscore.ledger.claims import claim_run
 from sparkscore.ledger.events import read_events
 from sparkscore.ledger.input_files import FileList
@@ -142,6 +143,12 @@ def _calibrated(
     events: list[dict[str, Any]], units: tuple[Unit, ...], seconds: dict[int, float], about: Calibration
 ) -> Calibration:
     told = {e["unit_seq"]: e for e in events if e["event"] == "unit_committed"}
+    if any(not event["tasks"] for event in told.values()):
+        raise error(
+            "SPS-ENV-LEDGER",
+            "Expected the receipts of the probe's tasks, from which their time is read. Got none of some.",
+            "Let the workers write below the ledger, or start a run without an estimate.",
+        )
     at = {e["event"]: datetime.fromisoformat(e["at"]) for e in events}
     warm_up, *pieces = (_piece(units[seq], told[seq], seconds[seq]) for seq in sorted(told))
     found = replace(about, at=at["run_closed"].isoformat(timespec="seconds"), pieces=tuple(pieces))

@@ -119,7 +119,9 @@ def test_an_estimate_leaves_the_sink_alone_is_reused_and_is_held_against_the_run
     assert 0 < first.model_fraction < 1
     assert "USD" in str(first)
 
-    again = job.estimate(spark)
+    again = pipeline(limits={"rows": 59_999, "hours": 100}).estimate(spark)
+    assert "limits.rows 59999 would stop the run" in str(again)
+    assert "limits.hours" not in str(again)
     assert (again.is_reused, again.calibrated_at, again.hours, again.usd) == (
         True,
         first.calibrated_at,
