@@ -32,7 +32,7 @@ __all__ = ["SINKS", "Entry", "Frame", "Row", "Session", "Writer", "pipeline", "p
 ROWS = 4  # of a unit, over two partitions: one is bad, and one of unit 1 is filtered
 BAD, FILTERED = 2, (1, 3)
 _COUNTS = ("model_calls", "proof_calls", "rows_truncated", "oom_splits", "batch_mix", "batch_target_rows")
-_COUNTS += ("guard_deaths", "model_ms", "peak_rss_bytes")
+_COUNTS += ("guard_deaths", "model_ms", "peak_rss_bytes", "wall_s")
 
 
 @dataclass(frozen=True)
