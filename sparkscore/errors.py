@@ -134,6 +134,8 @@ CODES: dict[str, Code] = {
     "SPS-ENV-SINK": Code(_C, Exit.ENVIRONMENT, "the sink cannot take exactly-once writes"),
     "SPS-ENV-KEY": Code(_C, Exit.ENVIRONMENT, "the key of encrypted payloads is missing or another one"),
     "SPS-ENV-LEDGER": Code(_C, Exit.ENVIRONMENT, "the ledger cannot be written or read"),
+    # -- the order to stop -----------------------------------------------------------------------------
+    "SPS-LIMIT": Code(_S, Exit.STOPPED, "a run at the limit of hours, money or rows that it was given"),
     # -- the model -------------------------------------------------------------------------------------
     "SPS-MODEL-MISSING": Code(_M, Exit.MODEL, "the model is not at its URI"),
     "SPS-MODEL-FORMAT": Code(_M, Exit.MODEL, "the file is not a loadable ONNX model"),

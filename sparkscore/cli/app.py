@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command("score")(score.score)
 app.command("check")(check.check)
 app.command("peek")(check.peek)
+app.command("estimate")(check.estimate)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("jars")(jars.jars)

@@ -22,6 +22,7 @@ __all__ = [
     "RunId",
     "Sets",
     "named_plan",
+    "pairs_of",
     "places_of",
     "sets_of",
     "store_of",
@@ -49,24 +50,31 @@ Ledger = Annotated[
 
 
 def sets_of(given: Sequence[str] | None) -> dict[str, str]:
-    """Read ``KEY=VALUE`` arguments; the last one of a key wins.
+    """Read the arguments of ``--set``; the last one of a key wins."""
+    return pairs_of(given, "--set", "day=1")
+
+
+def pairs_of(given: Sequence[str] | None, option: str, example: str) -> dict[str, str]:
+    """Read ``KEY=VALUE`` arguments of an option; the last one of a key wins.
 
     Raises
     ------
     SpecError
         `SPS-SPEC-VALUE` for one without a key or without ``=``.
     """
-    sets = {}
+    pairs = {}
     for text in given or ():
         key, equals, value = text.partition("=")
         if not key or not equals:
             from sparkscore.spec.complaints import shown
 
             raise error(
-                "SPS-SPEC-VALUE", f"Expected --set KEY=VALUE, got {shown(text)}.", "Write, for example, --set day=1."
+                "SPS-SPEC-VALUE",
+                f"Expected {option} KEY=VALUE, got {shown(text)}.",
+                f"Write, for example, {option} {example}.",
             )
-        sets[key] = value
-    return sets
+        pairs[key] = value
+    return pairs
 
 
 def store_of(pipeline: Path | None, ledger: str | None, sets: Sequence[str] | None) -> Store:

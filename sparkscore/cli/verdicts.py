@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["failed"]
 
-_STATES = {"SPS-FENCED": "FENCED"}
+_STATES = {"SPS-FENCED": "FENCED", "SPS-LIMIT": "STOPPED"}
 
 
 def failed(cause: BaseException, run_id: str, pipeline: Pipeline | None, started_at: datetime) -> Summary:

@@ -5,39 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sparkscore.errors import error
+from sparkscore.ledger.input_files import FILES, FileList, InputFile
 from sparkscore.ledger.store import Store
 
-__all__ = ["LEDGER_VERSION", "InputFile", "Plan", "Unit", "read_plan", "unit_id", "write_plan"]
+__all__ = ["LEDGER_VERSION", "FileList", "InputFile", "Plan", "Unit", "read_plan", "unit_id", "write_plan"]
 
 LEDGER_VERSION = 1
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}")  # Airflow's own run ids among them
 
-_FILES_SCHEMA = pa.schema(
-    [
-        ("unit_seq", pa.int64()),
-        ("path", pa.string()),
-        ("size_bytes", pa.int64()),
-        ("mtime_ms", pa.int64()),
-        ("rows", pa.int64()),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """One input file as the plan pinned it. `rows` is None where the format cannot tell before it is read."""
-
-    path: str
-    size_bytes: int
-    mtime_ms: int
-    rows: int | None
+_SEQ = pa.field("unit_seq", pa.int64())
 
 
 @dataclass(frozen=True)
@@ -46,13 +33,18 @@ class Unit:
 
     seq: int
     unit_id: str
-    files: tuple[InputFile, ...]
+    files: FileList
+
+    @classmethod
+    def of(cls, seq: int, files: Iterable[InputFile]) -> Unit:
+        """Make a unit, named by its files."""
+        listed = FileList.of(files)
+        return cls(seq, unit_id(listed), listed)
 
     @property
     def rows(self) -> int | None:
         """Rows in the files, None where unknown."""
-        counts = [f.rows for f in self.files]
-        return None if any(c is None for c in counts) else sum(c for c in counts if c is not None)
+        return self.files.rows
 
 
 @dataclass(frozen=True)
@@ -77,10 +69,24 @@ class Plan:
         ids = [u.unit_id for u in self.units]
         return hashlib.sha256(_canonical({**self.header, "unit_ids": ids})).hexdigest()
 
+    def folders(self) -> list[str]:
+        """Name the folders that the files are in, each with a slash at its end."""
+        found: set[str] = set()
+        for unit in self.units:
+            found.update(pc.unique(pc.replace_substring_regex(unit.files.table["path"], r"[^/]*$", "")).to_pylist())
+        return sorted(found)
 
-def unit_id(files: tuple[InputFile, ...]) -> str:
+    def some_paths(self, most: int) -> list[str]:
+        """Name files from all over the plan, at most so many."""
+        firsts = [
+            file.path for unit in self.units[:: max(1, len(self.units) // most)] for file in unit.files.spread(most)
+        ]
+        return firsts[:: max(1, len(firsts) // most)][:most]
+
+
+def unit_id(files: FileList) -> str:
     """Name a unit by its files: sha256 of their canonical JSON, so that it is the same on each attempt."""
-    return hashlib.sha256(_canonical([[f.path, f.size_bytes, f.mtime_ms] for f in files])).hexdigest()
+    return hashlib.sha256(_canonical(list(files.values("path", "size_bytes", "mtime_ms")))).hexdigest()
 
 
 def write_plan(store: Store, plan: Plan) -> Plan | None:
@@ -136,20 +142,25 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
 
 
 def _to_arrow(units: tuple[Unit, ...]) -> bytes:
-    rows = [(u.seq, f.path, f.size_bytes, f.mtime_ms, f.rows) for u in units for f in u.files]
-    columns = list(zip(*rows, strict=True)) or [()] * len(_FILES_SCHEMA)
-    arrays = [pa.array(list(c), field.type) for c, field in zip(columns, _FILES_SCHEMA, strict=True)]
+    tables = [u.files.table.add_column(0, _SEQ, pa.repeat(pa.scalar(u.seq, _SEQ.type), len(u.files))) for u in units]
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, _FILES_SCHEMA) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_FILES_SCHEMA))
+    schema = pa.schema([_SEQ, *FILES])
+    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        for table in tables:
+            writer.write_table(table)
     return bytes(sink.getvalue())
 
 
 def _from_arrow(data: bytes) -> tuple[Unit, ...]:
-    by_seq: dict[int, list[InputFile]] = {}
-    for row in pa.ipc.open_file(data).read_all().to_pylist():
-        by_seq.setdefault(row.pop("unit_seq"), []).append(InputFile(**row))
-    return tuple(Unit(seq, unit_id(tuple(files)), tuple(files)) for seq, files in sorted(by_seq.items()))
+    by_seq: dict[int, list[pa.RecordBatch]] = {}
+    reader = pa.ipc.open_file(data)
+    for batch in map(reader.get_batch, range(reader.num_record_batches)):
+        seqs = batch["unit_seq"].to_numpy()
+        files = batch.select(FILES.names)
+        for a, b in pairwise([0, *(np.flatnonzero(np.diff(seqs)) + 1).tolist(), len(seqs)]):
+            if b > a:
+                by_seq.setdefault(int(seqs[a]), []).append(files.slice(a, b - a))
+    return tuple(Unit.of(seq, FileList(pa.Table.from_batches(found))) for seq, found in sorted(by_seq.items()))
 
 
 def _canonical(value: Any) -> bytes:

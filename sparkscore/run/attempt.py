@@ -22,17 +22,21 @@ from sparkscore.run import folding
 from sparkscore.run.budget import Totals, assert_within, task_limit
 from sparkscore.run.deaths import Deaths
 from sparkscore.run.environment import versions
-from sparkscore.run.frames import prepared, scoring_frame
+from sparkscore.run.frames import plan_names, prepared, scoring_frame
 from sparkscore.run.keys import run_sealing
+from sparkscore.run.limits import Meter
 from sparkscore.run.lines import line_of
 from sparkscore.run.metrics import metrics_of
 from sparkscore.run.planning import Bound, quarantine_location
+from sparkscore.run.prediction import record_prediction
 from sparkscore.run.proof import UnitProof, prove, receipted, recorded_proofs
 from sparkscore.run.records import record_cause, record_findings, record_plan
+from sparkscore.run.requests import requests_of
 from sparkscore.run.result import Run
 from sparkscore.run.scan import Choice, choose, cores_of, cut_tasks
 from sparkscore.run.stop import StopSignal
 from sparkscore.run.summaries import summary_of
+from sparkscore.run.took import came_to, predicted
 from sparkscore.runtime import files
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.carriers import TASK_COL, FusedTask, UnitContext, UnitTask
@@ -88,6 +92,7 @@ class Attempt:
         self.unproved: list[_Unproved] = []
         self._proved_at = time.monotonic()
         self.fail_on_quarantine = False
+        self.seconds: Mapping[int, float] = {}  # of a probe: unit -> how long each of its tasks may score
         self._scoring: int | None = None  # the unit at hand
         self._sealing: Sealing | None = None
         self._model = job.scoring.model  # as the workers find it
@@ -117,6 +122,8 @@ class Attempt:
             "run_claimed",
             device=self.pipeline.model.device,
             on_error=self.pipeline.on_error.model_dump(mode="json"),
+            limits=self.pipeline.limits.model_dump(mode="json", exclude_defaults=True),
+            cores=self._cores if self.pipeline.limits.usd is not None else None,
             quarantine=quarantine_location(self.pipeline),
             model_flags=list(self.job.model.flags),
             scan=self._choice.name,
@@ -124,6 +131,10 @@ class Attempt:
             **versions(self.spark),
         )
         record_plan(self.events, self.plan)
+        if self.claim.attempt == 1:
+            with mapped(self.spark):
+                predict = partial(record_prediction, self.spark, self.events, self.store)
+                predict(self.job, self.plan, scan=self._choice.name, cores=lambda: self._cores)
         for message in self.plan.header["narrowing"]:
             self.events.write("narrowing", detail=message)
         for message in self.plan.header.get("sink_weaker", ()):
@@ -142,6 +153,9 @@ class Attempt:
         """
         events = read_events(self.store, self.plan.run_id)
         self._lost = {e["unit_seq"]: e["version"] for e in events if e["event"] == "commit_lost" and "version" in e}
+        limits, units = self.pipeline.limits, self.plan.units
+        self._meter = Meter(limits, events, units, cores=lambda: self._cores, requests=self._requests)
+        self._predicted: dict[str, float | None] = {**predicted(events)}
         recorded = recorded_proofs(events)
         unrecorded = []
         for seq, commit in sorted(self._standing(recorded).items()):
@@ -167,6 +181,7 @@ class Attempt:
         for _ in range(_MAX_COMMIT_TRIES):
             for unit in self.plan.units:
                 if unit.seq not in self.proofs:
+                    self._assert_room(unit)
                     self._score(unit)
                 self._report(progress)
             self._prove()
@@ -176,6 +191,13 @@ class Attempt:
             if not missing:
                 return
         raise self._overwritten(missing[0])
+
+    def _requests(self, unit: Unit) -> float:
+        return requests_of(unit, len(set(plan_names(self.job.scoring))), self.pipeline.sink.place)
+
+    def _assert_room(self, unit: Unit) -> None:
+        known = None if self.plan.header["balance_basis"] == "receipt" else unit.rows
+        self._meter.assert_room(unit, known, lambda: self._totals().rows)
 
     def _score(self, unit: Unit) -> None:
         """Score and commit one unit, judge the budget, and prove what is committed when a proof is due.
@@ -190,6 +212,7 @@ class Attempt:
         due = not self.proofs or unit is self.plan.units[-1] or time.monotonic() - self._proved_at >= _PROOF_EVERY_S
         rows = None if due else receipted(self.store, self.plan.run_id, commit)  # a proof reads them itself
         self.unproved.append(_Unproved(commit, rows or Totals(), time.monotonic() - started))
+        self._meter.took(unit, time.monotonic() - started)
         if rows is None:
             self._prove()
         try:
@@ -264,7 +287,7 @@ class Attempt:
 
     def _unit_frame(self, unit: Unit, context: UnitContext) -> DataFrame:
         scoring = self._task_plan(unit)
-        task = UnitTask(scoring, context)
+        task = UnitTask(scoring, context, self.seconds.get(unit.seq))
         scan = self._choice.scan
         if scan is not None:
             rows = scan.batch_schema
@@ -330,7 +353,8 @@ class Attempt:
         folding.fold_quarantine(self.spark, self.pipeline, self.plan, self.line, is_first)
         self.events.write("quarantine_folded", rows=totals.bad_rows)
         self.claim.assert_mine()  # a driver that was passed over since then leaves the end to its successor
-        self.events.write("run_closed", exit_code=exit_code_of(totals.bad_rows, self.fail_on_quarantine))
+        judged = self._predicted and {**self._predicted, **came_to(self._meter.hours, self.proofs.values())}
+        self.events.write("run_closed", exit_code=exit_code_of(totals.bad_rows, self.fail_on_quarantine), **judged)
         if folding.tables_folded(self.spark, self.store, self.plan.run_id, is_first):
             self.events.write("tables_folded")
         self._swept()
@@ -366,9 +390,10 @@ class Attempt:
 
     def _fail(self, failure: SparkscoreError) -> None:
         failure.context.setdefault("run", self.plan.run_id)
-        event = "run_fenced" if failure.code == "SPS-FENCED" else "run_failed"
+        event = {"SPS-FENCED": "run_fenced", "SPS-LIMIT": "run_stopped"}.get(failure.code, "run_failed")
         has_cores = failure.code != "SPS-CLUSTER-STALLED"  # tasks that cannot be ended may hold all of them
-        if event == "run_failed" and has_cores:
+        is_ours = event != "run_fenced" and has_cores
+        if is_ours:
             self._prove_what_there_is()
         record_cause(self.events, failure, self._totals())
         text = {"code": failure.code, "message": str(failure)[:2000], "exit_code": failure.exit_code}
@@ -376,7 +401,7 @@ class Attempt:
         if unit is not None and unit not in self.proofs:
             self.events.write("unit_failed", unit_seq=unit, error_code=failure.code)
         self.events.write(event, **text)
-        if event == "run_failed" and has_cores:
+        if is_ours:
             self._fold_what_there_is()
 
     def _prove_what_there_is(self) -> None:
@@ -432,11 +457,10 @@ class Attempt:
 
     def _report(self, progress: Progress) -> None:
         totals = self._totals()
-        done = totals.ok_rows + totals.bad_rows + totals.filtered_rows
         progress(
             len(self.proofs) + len(self.unproved),
             len(self.plan.units),
-            done,
+            totals.rows,
             self.plan.header["planned_rows"],
             totals.bad_rows,
         )

@@ -8,7 +8,16 @@ from typing import Any
 
 from sparkscore.errors import error
 
-__all__ = ["Totals", "assert_within", "task_limit"]
+__all__ = ["NO_BUDGET", "Totals", "assert_within", "task_limit"]
+
+# Of `on_error`, for runs to whose end each bad row is an answer.
+NO_BUDGET = {
+    "policy": "quarantine",
+    "max_fraction": 1.0,
+    "max_rows": None,
+    "min_ok_rows": 0,
+    "max_consecutive_bad_batches": 2**31,
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,11 @@ class Totals:
         return Totals(
             self.ok_rows + other.ok_rows, self.bad_rows + other.bad_rows, self.filtered_rows + other.filtered_rows
         )
+
+    @property
+    def rows(self) -> int:
+        """The rows that were read."""
+        return self.judged_rows + self.filtered_rows
 
     @property
     def judged_rows(self) -> int:

@@ -29,12 +29,12 @@ from sparkscore.spark.sources import pin_copy
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["KEPT", "copied", "remove_inputs", "sweep_inputs"]
+__all__ = ["KEPT", "STAMP", "copied", "made_at", "remove_inputs", "sweep_inputs"]
 
 KEPT = timedelta(days=30)  # as long as the quarantine's rows, whose addresses lead into the copy
 
 _log = logging.getLogger(__name__)
-_STAMP = "%Y%m%dT%H%M%S"
+STAMP = "%Y%m%dT%H%M%S"
 
 
 def copied(spark: SparkSession, store: Store, job: Bound, run_id: str, say: Callable[[str], None]) -> Bound:
@@ -56,7 +56,7 @@ def copied(spark: SparkSession, store: Store, job: Bound, run_id: str, say: Call
     assert_sink(spark, job)
     sweep_inputs(store)
     started = datetime.now(UTC)
-    folder = f"{store.root}/inputs/{folder_name(run_id)}/{started:{_STAMP}}-{uuid.uuid4().hex[:8]}"
+    folder = f"{store.root}/inputs/{folder_name(run_id)}/{started:{STAMP}}-{uuid.uuid4().hex[:8]}"
     say(f"copying {rows.name} to {folder}: {rows.reason}")
     where = job.pipeline.source.where
     with rows.mapped({"source.where": where} if where else {}), interruptible(spark):
@@ -76,7 +76,7 @@ def sweep_inputs(store: Store, now: datetime | None = None) -> list[str]:
     for of_run in map(folder_name, store.names("inputs")):
         for name in store.names(f"inputs/{of_run}"):
             folder = f"inputs/{of_run}/{name}"
-            if _made_at(name) < before and not _is_in_use(store, run_of(of_run), folder, before):
+            if made_at(name) < before and not _is_in_use(store, run_of(of_run), folder, before):
                 removed += _removed(store, folder)
     return removed
 
@@ -97,9 +97,10 @@ def _needed(frame: DataFrame, job: Bound) -> DataFrame:
     return frame.selectExpr(*(selected((name,)) for name in chosen))
 
 
-def _made_at(name: str) -> datetime:
+def made_at(name: str) -> datetime:
+    """Read the time of a folder's name, ``<STAMP>-<hex>``; of another's it is the end of time, so that it stays."""
     try:
-        return datetime.strptime(name.partition("-")[0], _STAMP).replace(tzinfo=UTC)
+        return datetime.strptime(name.partition("-")[0], STAMP).replace(tzinfo=UTC)
     except ValueError:  # no folder of ours
         return datetime.max.replace(tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from sparkscore._version import __version__
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["versions"]
+__all__ = ["installed", "versions"]
 
 _PACKAGES = ("numpy", "pyarrow", "pandas", "onnxruntime", "onnxruntime-gpu", "pyspark", "delta-spark")
 
@@ -19,13 +19,14 @@ _PACKAGES = ("numpy", "pyarrow", "pandas", "onnxruntime", "onnxruntime-gpu", "py
 def versions(spark: SparkSession) -> dict[str, Any]:
     """Give the versions and ids that a run's first event records."""
     return {
-        "library_versions": {"python": platform.python_version(), "sparkscore": __version__, **_installed()},
+        "library_versions": {"python": platform.python_version(), "sparkscore": __version__, **installed()},
         "spark_version": spark.version,
         "spark_app_id": spark.conf.get("spark.app.id", None),
     }
 
 
-def _installed() -> dict[str, str]:
+def installed() -> dict[str, str]:
+    """Give the versions of the packages that scores depend on."""
     found = {}
     for name in _PACKAGES:
         try:

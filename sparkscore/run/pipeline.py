@@ -12,6 +12,7 @@ from sparkscore.errors import error
 from sparkscore.ledger.plans import Plan
 from sparkscore.run.batch import Progress, run_batch
 from sparkscore.run.check import CheckReport, check_pipeline
+from sparkscore.run.estimate import Estimate, estimate_pipeline, priced
 from sparkscore.run.inspection import peek_pipeline
 from sparkscore.run.requeue import requeue_run
 from sparkscore.run.result import Run
@@ -167,6 +168,35 @@ class Pipeline:
             The first thing that would stop a run, with the code that the run would end with.
         """
         return check_pipeline(spark or active_session(), self.spec)
+
+    def estimate(
+        self,
+        spark: SparkSession | None = None,
+        prices: Mapping[str, Any] | None = None,
+        *,
+        recalibrate: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Estimate:
+        """Predict what a run would take on this session, from a probe of at most a minute. The sink is left alone.
+
+        Parameters
+        ----------
+        spark : SparkSession, optional
+            Default: the active one.
+        prices : mapping of str to float, optional
+            USD of a ``core_hour``, an ``hour`` and a ``request``. Default: `limits.prices` of the pipeline.
+        recalibrate : bool
+            Probe again, where the ledger has an earlier probe of this model, machine and kind of input.
+        say : callable, optional
+            Receives lines for a person.
+
+        Raises
+        ------
+        SparkscoreError
+            The first thing that would stop a run at its plan or its first units, with the run's own code.
+        """
+        given = None if prices is None else priced(prices)
+        return estimate_pipeline(spark or active_session(), self.spec, given, recalibrate=recalibrate, say=say)
 
     def peek(self, spark: SparkSession | None = None, rows: int = 10) -> pa.Table:
         """Score the first rows on the driver and give them: kept columns, outputs, and `err`, null for a good row.

@@ -13,10 +13,11 @@ from sparkscore import tables
 from sparkscore._version import __version__
 from sparkscore.errors import error
 from sparkscore.ledger.plans import LEDGER_VERSION, Plan
-from sparkscore.run.frames import needed_columns, prepared, prepared_schema, scoring_frame
+from sparkscore.run.frames import needed_columns, plan_names, prepared, prepared_schema, scoring_frame
 from sparkscore.run.keys import assert_key
 from sparkscore.run.lines import check_line
 from sparkscore.run.models import model_to_json, pin_model, repin
+from sparkscore.run.requests import request_warning
 from sparkscore.run.units import MAX_UNITS, pack
 from sparkscore.run.weights import Form, choose
 from sparkscore.runtime import files
@@ -30,7 +31,7 @@ from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.rows import rounded_columns
 from sparkscore.spark.schemas import arrow_schema, quoted
 from sparkscore.spark.sources import Snapshot, pin_source, restore_snapshot
-from sparkscore.spark.survey import Look, survey, unfused
+from sparkscore.spark.survey import survey, unfused
 from sparkscore.spec.expressions import render
 from sparkscore.spec.fingerprint import fingerprint
 from sparkscore.spec.pipeline import to_document
@@ -94,7 +95,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
     if not units and not pipeline.on_error.allow_empty and snapshot.rows is None:
         raise error(
             "SPS-ENV-EMPTY",
-            f"Expected rows in {snapshot.name}. Got {len(looks)} files without a row.",
+            f"Expected rows in {snapshot.name}. Got {looks.num_rows} files without a row.",
             "Check the source and source.where; if an empty input is normal, set on_error.allow_empty: true.",
         )
     basis = _balance_basis(pipeline, snapshot, looks)
@@ -120,7 +121,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "planned_rows": None if basis == "receipt" else sum(u.rows or 0 for u in units),
         "units": len(units),
         "narrowing": list(job.binding.narrowing),
-        "warnings": [*job.binding.warnings, *weaker],
+        "warnings": [*job.binding.warnings, *weaker, *request_warning(units, len(set(plan_names(job.scoring))))],
         "sink_weaker": weaker,
         "unfused": unfused(looks),
         "decoder": job.scoring.decoder,
@@ -293,10 +294,10 @@ def _assert_atomic(pipeline: Any) -> None:
             )
 
 
-def _balance_basis(pipeline: Any, snapshot: Snapshot, looks: Sequence[Look]) -> str:
+def _balance_basis(pipeline: Any, snapshot: Snapshot, looks: pa.Table) -> str:
     """Say what the planned number of rows rests on."""
     if snapshot.rows is not None:
         return "receipt"
-    if (pipeline.source.where is not None and not snapshot.copy) or any(look.rows is None for look in looks):
+    if (pipeline.source.where is not None and not snapshot.copy) or looks["rows"].null_count:
         return "receipt"
     return "count" if snapshot.route == "delta" or snapshot.format == "binaryFile" else "footer"

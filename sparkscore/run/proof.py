@@ -47,6 +47,10 @@ class UnitProof:
     call_buckets: tuple[int, ...] = ()
     model_ms: float = 0.0
     peak_rss_bytes: int = 0
+    tasks: int = 0
+    busy_tasks: int = 0  # that had a row
+    task_s: float = 0.0
+    longest_task_s: float = 0.0
     providers: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -134,6 +138,10 @@ def _counted(receipts: list[dict[str, Any]]) -> dict[str, Any]:
         "call_buckets": tuple(map(sum, zip(*(r["call_buckets"] for r in receipts), strict=True))),
         "batch_target_rows": max(r["batch_target_rows"] for r in receipts),
         "peak_rss_bytes": max(r["peak_rss_bytes"] for r in receipts),
+        "tasks": len(receipts),
+        "busy_tasks": sum(1 for r in receipts if r["rows_in"]),
+        "task_s": round(sum(r["wall_s"] for r in receipts), 3),
+        "longest_task_s": max(r["wall_s"] for r in receipts),
         "providers": dict(providers),
         "versions": versions,
     }

@@ -56,6 +56,8 @@ def record_cause(events: EventLog, failure: SparkscoreError, totals: Totals) -> 
     if failure.code == "SPS-BUDGET":
         counted = {"bad_rows": totals.bad_rows, "judged_rows": totals.judged_rows}
         events.write("budget_breached", unit_seq=failure.context.get("unit"), **counted)
+    elif failure.code == "SPS-LIMIT":
+        events.write("limit_reached", limit=failure.context["limit"])
     elif isinstance(failure, ModelError):
         events.write("model_rejected", code=failure.code, message=str(failure)[:2000])
 

@@ -12,10 +12,11 @@ from sparkscore._version import __version__
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.ledger.events import read_events
 from sparkscore.ledger.fold import quarantine_of, state_of
-from sparkscore.ledger.plans import InputFile, Plan, Unit, read_plan, unit_id, write_plan
+from sparkscore.ledger.plans import FileList, InputFile, Plan, Unit, read_plan, write_plan
 from sparkscore.ledger.store import Store, open_store
 from sparkscore.run import folding
 from sparkscore.run.batch import Progress, run_batch
+from sparkscore.run.budget import NO_BUDGET
 from sparkscore.run.frames import needed_columns
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.keys import assert_key
@@ -31,7 +32,7 @@ from sparkscore.spark.delta_log import newest_version
 from sparkscore.spark.failures import mapped
 from sparkscore.spark.prepare import where_steps
 from sparkscore.spark.sources import Snapshot, read_files, restore_snapshot
-from sparkscore.spark.survey import Look, survey
+from sparkscore.spark.survey import survey
 from sparkscore.spec.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["replay_id", "requeue_run"]
 
-# Each of the rows was bad before: that it is bad again is an answer, and breaks no budget.
-_NO_BUDGET = {"policy": "quarantine", "max_fraction": 1.0, "max_rows": None, "min_ok_rows": 0}
-_NO_BUDGET |= {"max_consecutive_bad_batches": 2**31}
 _MAX_UNITS = 8  # bad rows are few; and where Delta's own reader reads, each unit scans the table's file list
 
 
@@ -90,7 +88,8 @@ def requeue_run(
         is not over; `SPS-DATA-GONE` when the source of every open row is gone.
     """
     store = open_store(pipeline.ledger)
-    relaxed = pipeline.model_copy(update={"on_error": pipeline.on_error.model_copy(update=_NO_BUDGET)})
+    # Each of the rows was bad before: that it is bad again is an answer, and breaks no budget.
+    relaxed = pipeline.model_copy(update={"on_error": pipeline.on_error.model_copy(update=NO_BUDGET)})
     new_id = replay_id(store, run_id)
     with mapped(spark, dict(pipeline.expressions()), run=run_id):
         of, last = _ended_run(store, run_id), _settled_last(spark, store, new_id)
@@ -239,7 +238,7 @@ def _there(
     """
     by_name = {_name(path): n for path, n in wanted.items()}
     rows = {f.path: by_name.get(_name(f.path), 0) or wanted.get(f.path, 0) for unit in units for f in unit.files}
-    looks: list[Look] = []
+    looks: list[InputFile] = []
     kept: list[Unit] = []
     left: list[str] = []
     for unit in units:
@@ -251,17 +250,17 @@ def _there(
         there = tuple(replace(f, rows=rows[f.path]) for f in needed if f.path not in gone)
         wanted_rows = sum(f.rows or 0 for f in there)
         if snapshot.has_row_index:
-            looks += [Look(f.path, f.size_bytes, f.mtime_ms, f.rows) for f in there]
+            looks += there
         elif wanted_rows:
             found = read_files(spark, snapshot, [f.path for f in there]).count()
             if found == wanted_rows:
-                kept.append(Unit(len(kept), unit_id(there), there))
+                kept.append(Unit.of(len(kept), there))
             else:
                 left.append(
                     f"{wanted_rows} rows of the unit of {there[0].path}, of which {found} are at their addresses: "
                     "Spark splits the files otherwise than it did (cores, spark.sql.files.maxPartitionBytes)"
                 )
-    return tuple(kept) or pack(looks, _MAX_UNITS), left
+    return tuple(kept) or pack(FileList.of(looks).table, _MAX_UNITS), left
 
 
 def _gone(snapshot: Snapshot, file: InputFile) -> str | None:

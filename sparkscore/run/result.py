@@ -48,6 +48,10 @@ class Summary:
     scan_reason: str = ""  # why Spark scans, and not the workers
     weights: str = "fast"
     weights_reason: str = ""  # why the weights have that form, where there was a choice
+    hours: float = 0.0  # from claim to end, of all attempts
+    ns_row: float | None = None  # nanoseconds of one core for a row; None where tasks could not write their receipts
+    predicted_hours: float | None = None  # by an estimate in the ledger, when the run began
+    predicted_ns_row: float | None = None
     truncated_rows: int = 0  # rows with a text that was cut to max_tokens
     tokens: int = 0  # of the texts that the model was called with
     tokens_computed: int = 0  # and with the padding to the longest text of each call
@@ -75,6 +79,7 @@ class Summary:
             f"  provider     {', '.join(f'{p} in {n} tasks' for p, n in self.providers.items()) or self._no_provider}",
             f"  scan         {self.scan}{f' ({self.scan_reason})' if self.scan_reason else ''}",
             *([f"  weights      {self.weights} ({self.weights_reason})"] if self.weights_reason else []),
+            *([f"  took         {self._took}"] if self.predicted_hours else []),
             f"  scores       {self.sink}",
             f"  quarantine   {self.quarantine}",
             f"  ledger       {self.ledger}",
@@ -87,6 +92,12 @@ class Summary:
     @property
     def _filtered(self) -> str:
         return "?" if self.filtered_rows is None else f"{sum(self.filtered_rows.values()):,}"
+
+    @property
+    def _took(self) -> str:
+        hours, ns_row = self.predicted_hours or 0.0, self.predicted_ns_row or 0.0
+        row = "" if self.ns_row is None else f"; a row {self.ns_row:,.0f} ns of a core, {ns_row:,.0f} predicted"
+        return f"{self.hours * 3600:,.1f} s, {hours * 3600:,.1f} s predicted{row}"
 
     @property
     def _no_provider(self) -> str:

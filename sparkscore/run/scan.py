@@ -7,14 +7,15 @@ ledger, the summary and `check` repeat: `docs/running.md` lists them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from sparkscore.errors import error
-from sparkscore.ledger.plans import InputFile, Plan
+from sparkscore.ledger.plans import FileList, InputFile, Plan, Unit
 from sparkscore.run.frames import needed_columns, plan_names, prepared
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import texts
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from sparkscore.run.planning import Bound
 
-__all__ = ["REMEDIES", "Choice", "advice", "choose", "cores_of", "cut_tasks"]
+__all__ = ["REMEDIES", "Choice", "TaskSizes", "advice", "choose", "cores_of", "cut_tasks", "task_sizes"]
 
 # Of the cost model (CPU ns a row): 30 columns cost Spark's way some 3,400, and the fused one 600.
 _CELL_BY_SPARK_NS = 103.0
@@ -102,7 +103,7 @@ def choose(spark: SparkSession, job: Bound, plan: Plan) -> Choice:
     try:
         if asked == "map_in_arrow":
             raise _UnfusedError("USER scan: map_in_arrow")
-        scan = _scan_of(spark, job, [file.path for unit in plan.units for file in unit.files])
+        scan = _scan_of(spark, job, plan)
         if of_files is None or of_files:
             raise _UnfusedError(of_files or "TYPES the run was planned by a version that did not look")
         gain = _gain(job.scoring, scan)
@@ -131,12 +132,40 @@ def advice(job: Bound, choice: Choice) -> str:
     return f"some {more_ns:,.0f} ns of CPU a row more than a fused scan; remedy: {REMEDIES[reason]}"
 
 
-def cut_tasks(spark: SparkSession, planned: Sequence[InputFile], cores: int) -> list[list[Slice]]:
-    """Cut a unit's files into slices, and deal them to tasks, as Spark does with its splits (its `FilePartition`)."""
-    opening = _bytes(spark, "spark.sql.files.openCostInBytes")
-    most = _bytes(spark, "spark.sql.files.maxPartitionBytes")
-    total = sum(file.size_bytes + opening for file in planned)
-    part = max(1, min(most, max(opening, total // cores)))
+@dataclass(frozen=True)
+class TaskSizes:
+    """How a session cuts files into tasks (Spark's `FilePartition`): its cores and two of its settings."""
+
+    cores: int
+    opening_bytes: int
+    most_bytes: int
+
+    def part_bytes(self, planned: FileList) -> int:
+        """Give the bytes of a task, with what opening its files is worth."""
+        return max(1, min(self.most_bytes, max(self.opening_bytes, self._total(planned) // self.cores)))
+
+    def tasks_of(self, unit: Unit) -> int:
+        """Give the number of a unit's tasks; files whose sizes are not known are taken to keep all cores busy."""
+        if not unit.files.size_bytes:
+            return self.cores
+        part = self.part_bytes(unit.files)
+        slices = np.ceil(unit.files.table["size_bytes"].to_numpy() / part).sum()
+        return int(min(slices, -(-self._total(unit.files) // part)))
+
+    def _total(self, planned: FileList) -> int:
+        return planned.size_bytes + self.opening_bytes * len(planned)
+
+
+def task_sizes(spark: SparkSession, cores: int) -> TaskSizes:
+    """Ask a session for its settings."""
+    names = ("spark.sql.files.openCostInBytes", "spark.sql.files.maxPartitionBytes")
+    return TaskSizes(cores, *(_bytes(spark, name) for name in names))
+
+
+def cut_tasks(spark: SparkSession, planned: Iterable[InputFile], cores: int) -> list[list[Slice]]:
+    """Cut a unit's files into slices, and deal them to tasks, as Spark does with its splits."""
+    sizes, planned = task_sizes(spark, cores), FileList.of(planned)
+    part, opening = sizes.part_bytes(planned), sizes.opening_bytes
     slices = [one for file in planned for one in cut(file.path, file.size_bytes, file.mtime_ms, part)]
     tasks: list[list[Slice]] = []
     held = part
@@ -162,7 +191,7 @@ def _bytes(spark: SparkSession, name: str) -> int:
     return int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[found[2]]
 
 
-def _scan_of(spark: SparkSession, job: Bound, planned: Sequence[str]) -> Scan:
+def _scan_of(spark: SparkSession, job: Bound, plan: Plan) -> Scan:
     """Make the scan of a job, if every rule holds that the files themselves have no say in."""
     snapshot, pipeline = job.snapshot, job.pipeline
     _assert_source(snapshot)
@@ -178,13 +207,13 @@ def _scan_of(spark: SparkSession, job: Bound, planned: Sequence[str]) -> Scan:
     instants = [name for name in read if _kind(types[name]) in ("date", *_INSTANTS)]
     if instants and str(spark.conf.get(_REBASE, "CORRECTED")).upper() != "CORRECTED":
         raise _UnfusedError(f"PARQUET_LEGACY {instants[0]} is read by the session's {_REBASE}")
-    in_folders = {name.lower() for name in partition_names(snapshot.locations, planned)}
+    in_folders = {name.lower() for name in partition_names(snapshot.locations, plan.folders())}
     partitions = tuple(name for name in read if name.lower() in in_folders)
     for name in read:
         _assert_type(types[name], name in partitions)
     schema = arrow_schema(_struct([types[name] for name in read]))
     scan = Scan(tuple(columns.items()), schema, partitions, snapshot.format == "delta", where, tuple(drops))
-    _assert_addresses(spark, snapshot, planned, partitions)
+    _assert_addresses(spark, snapshot, plan.some_paths(_COMPARED_FILES), partitions)
     return scan
 
 
@@ -261,10 +290,9 @@ def _assert_addresses(spark: SparkSession, snapshot: Snapshot, of: Sequence[str]
     """Compare what the names of folders say with Spark's own answer, on some of the files."""
     if not partitions:
         return
-    some = of[:: max(1, len(of) // _COMPARED_FILES)][:_COMPARED_FILES]
-    there = read_files(spark, snapshot, some).selectExpr(FILE_COL, *map(quoted, partitions)).distinct().collect()
+    there = read_files(spark, snapshot, of).selectExpr(FILE_COL, *map(quoted, partitions)).distinct().collect()
     types = arrow_schema(snapshot.struct)
-    by_uri = {spark_uri(path): path for path in some}
+    by_uri = {spark_uri(path): path for path in of}
     for row in there:
         told = folder_values(by_uri.get(row[0], ""), partitions)
         cells = [texts([told.get(name)]).cast(types.field(name).type)[0].as_py() for name in partitions]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sparkscore.errors import Exit
@@ -10,6 +11,7 @@ from sparkscore.ledger.fold import committed, quarantine_of, run_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
 from sparkscore.run.result import Summary
+from sparkscore.run.took import hours_of, ns_row_of, predicted
 from sparkscore.scoring.counts import TEXT_COUNTS
 
 __all__ = ["summary_of"]
@@ -35,6 +37,16 @@ def _unreceipted(plan: Plan, units: dict[int, dict[str, Any]]) -> list[str]:
 def _exit_code(row: dict[str, Any]) -> int:
     """Give an attempt's exit code; one whose driver is gone wrote none, and is as good as an unnamed failure."""
     return int(row["exit_code"] or (Exit.FAILED if row["state"] == "ABANDONED" else Exit.OK))
+
+
+def _took(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    units = committed(events).values()
+    rows, task_s = sum(u["in_rows"] or 0 for u in units), sum(u.get("task_s", 0.0) for u in units)
+    return {
+        "hours": sum(hours_of(events).values()),
+        "ns_row": ns_row_of(rows, task_s),
+        **predicted(events),
+    }
 
 
 def summary_of(store: Store, plan: Plan) -> Summary:
@@ -75,6 +87,7 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         attempt=row["attempt"],
         reused_units=row["units_reused"],
         quarantined_by_code=row["quarantined_by_code"],
+        **_took(events),
         truncated_rows=rows_truncated,
         tokens=tokens,
         tokens_computed=tokens_computed,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import accumulate, groupby
+from itertools import pairwise
+from typing import Any
 
-from sparkscore.ledger.plans import InputFile, Unit, unit_id
-from sparkscore.spark.survey import Look
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["pack"]
+from sparkscore.ledger.input_files import FILES, FileList
+from sparkscore.ledger.plans import Unit
+
+__all__ = ["pack", "weight_rows"]
 
 MIN_ROWS = 10_000
 MAX_FRACTION = 0.05
@@ -21,7 +25,7 @@ MAX_FILES = 50_000
 _BYTES_PER_ROW = 100  # of formats that do not say how many rows they hold
 
 
-def pack(looks: Sequence[Look], max_units: int = MAX_UNITS) -> tuple[Unit, ...]:
+def pack(looks: pa.Table, max_units: int = MAX_UNITS) -> tuple[Unit, ...]:
     """Pack files, in their order, into units; a file is never cut.
 
     Unit 0 is a pilot: the smallest file alone, so that a broken pipeline shows early and costs little. The others are
@@ -30,34 +34,34 @@ def pack(looks: Sequence[Look], max_units: int = MAX_UNITS) -> tuple[Unit, ...]:
 
     Parameters
     ----------
-    looks : sequence of Look
-        The surveyed files.
+    looks : pyarrow.Table
+        The surveyed files: the columns `FILES`, others are ignored.
     max_units : int
         8 for a Delta table read by file-path filter, where each unit scans the table's file list again.
     """
-    full = [look for look in looks if _weight(look) > 0]
-    if not full:
+    files = looks.select(FILES.names)
+    weights = weight_rows(files)
+    if not weights.all():
+        files, weights = files.filter(weights > 0), weights[weights > 0]
+    if not len(weights):
         return ()
-    total = sum(_weight(look) for look in full)
-    if total <= MIN_ROWS or max_units == 1 or len(full) == 1:
-        return (_unit(0, full),)
-    pilot = min(full, key=_weight)
-    rest = [look for look in full if look is not pilot]
+    total = float(weights.sum())
+    if total <= MIN_ROWS or max_units == 1 or len(weights) == 1:
+        return (Unit.of(0, FileList(files)),)
+    pilot = int(weights.argmin())
+    rest = pa.concat_tables([files.slice(0, pilot), files.slice(pilot + 1)])
     aim = max(MIN_ROWS, min(MAX_FRACTION * total, YOUNG_DALY_ROWS))
-    shares = [max(_weight(look) / aim, 1 / MAX_FILES) for look in rest]  # of a unit
-    whole = sum(shares)
-    count = min(math.ceil(whole), max_units - 1)
+    shares = np.maximum(np.delete(weights, pilot) / aim, 1 / MAX_FILES)  # of a unit
+    ends = np.cumsum(shares)
+    count = min(math.ceil(ends[-1]), max_units - 1)
     # A file belongs to the unit in which its middle falls, so no unit is off by more than half a file at each end.
-    middles = (end - share / 2 for end, share in zip(accumulate(shares), shares, strict=True))
-    placed = groupby(zip(rest, middles, strict=True), key=lambda pair: int(pair[1] / whole * count))
-    groups = [[pilot], *([look for look, _ in group] for _, group in placed)]
-    return tuple(_unit(seq, group) for seq, group in enumerate(groups))
+    places = ((ends - shares / 2) / ends[-1] * count).astype(np.int64)
+    starts = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(places)]
+    groups = [files.slice(pilot, 1), *(rest.slice(a, b - a) for a, b in pairwise(starts))]
+    return tuple(Unit.of(seq, FileList(group)) for seq, group in enumerate(groups))
 
 
-def _weight(look: Look) -> float:
-    return look.size_bytes / _BYTES_PER_ROW if look.rows is None else look.rows
-
-
-def _unit(seq: int, looks: Sequence[Look]) -> Unit:
-    found = tuple(InputFile(look.path, look.size_bytes, look.mtime_ms, look.rows) for look in looks)
-    return Unit(seq, unit_id(found), found)
+def weight_rows(files: pa.Table) -> Any:
+    """Give the rows of each file, ndarray of float64; of one that cannot tell, a guess by its bytes."""
+    guessed = pc.divide(pc.cast(files["size_bytes"], pa.float64()), float(_BYTES_PER_ROW))
+    return pc.coalesce(pc.cast(files["rows"], pa.float64()), guessed).to_numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -240,7 +240,7 @@ def list_files(uri: str, *, recursive: bool = True) -> list[FileStat]:
     return sorted(files, key=lambda f: f.uri)
 
 
-def changed_since(planned: Sequence[Any]) -> str | None:
+def changed_since(planned: Collection[Any]) -> str | None:
     """Compare files with the plan by size and time; describe the first that differs, None when none does.
 
     The two facts come from the same call as the plan's, so equal files compare equal on every file system.
@@ -253,7 +253,7 @@ def changed_since(planned: Sequence[Any]) -> str | None:
     return None
 
 
-def assert_unchanged(planned: Sequence[Any], **context: object) -> None:
+def assert_unchanged(planned: Collection[Any], **context: object) -> None:
     """Refuse files that are not as planned.
 
     Raises

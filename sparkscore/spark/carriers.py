@@ -63,11 +63,15 @@ class FrameTask:
 
 
 class UnitTask:
-    """`mapInArrow` function of a batch run: scores a partition of a unit and leaves a receipt for it."""
+    """`mapInArrow` function of a batch run: scores a partition of a unit and leaves a receipt for it.
 
-    def __init__(self, plan: ScoringPlan, unit: UnitContext) -> None:
+    With `seconds`, as a probe has it, it takes no further batch after so long.
+    """
+
+    def __init__(self, plan: ScoringPlan, unit: UnitContext, seconds: float | None = None) -> None:
         self.plan = plan
         self.unit = unit
+        self.seconds = seconds
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Score the batches of one partition; the receipt is written after the last one."""
@@ -80,7 +84,7 @@ class UnitTask:
             scorer = worker_scorer(self.plan, crumb)
             first, limit_s = True, self.plan.on_error.no_progress_s
             with tells_standstill(self.unit, context.partitionId(), crumb, limit_s) as moved:
-                for batch in scorer.score(batches):
+                for batch in scorer.score(batches if self.seconds is None else _while_time(batches, self.seconds)):
                     yield _with_task_id(batch, task_id if first else None)
                     first = first and batch.num_rows == 0
                     moved()
@@ -192,6 +196,14 @@ def _from_pandas(values: pd.Series | pd.DataFrame, kind: pa.DataType) -> pa.Arra
     if values.ndim == 1:
         return pa.Array.from_pandas(values, type=kind)
     return pa.StructArray.from_arrays([_from_pandas(values[f.name], f.type) for f in kind], fields=list(kind))
+
+
+def _while_time(batches: Iterator[pa.RecordBatch], seconds: float) -> Iterator[pa.RecordBatch]:
+    until = time.monotonic() + seconds
+    for batch in batches:
+        yield batch
+        if time.monotonic() >= until:
+            return
 
 
 @lru_cache(maxsize=4)

@@ -7,12 +7,13 @@ file that is a row is one, and a Delta table whose files do not hold the whole t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sparkscore.errors import error
+from sparkscore.ledger.input_files import FILES
 from sparkscore.runtime import files
 from sparkscore.spark.avro import avro_header
 from sparkscore.spark.footers import RESULT, Footers, Read, kind_of, orc_footer, parquet_footer
@@ -23,27 +24,15 @@ from sparkscore.spec.scoring import FILE_COL
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Look", "survey", "unfused"]
+__all__ = ["LOOKS", "survey", "unfused"]
+
+LOOKS = pa.schema([*FILES, ("unfused", pa.string())])
 
 _FILES_PER_TASK = 64
+_MAX_TASKS = 10_000  # of one job, which one driver keeps the books of
 
 
-@dataclass(frozen=True)
-class Look:
-    """What one file showed.
-
-    `rows` is None for formats that cannot tell before they are read; `unfused` says why a worker might read another
-    value of it than Spark.
-    """
-
-    path: str
-    size_bytes: int
-    mtime_ms: int
-    rows: int | None
-    unfused: str | None = None
-
-
-def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed: Sequence[str]) -> list[Look]:
+def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed: Sequence[str]) -> pa.Table:
     """Look at every file of a snapshot.
 
     Parameters
@@ -55,20 +44,25 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     needed : sequence of str
         Top-level columns that the run reads; partition columns, which no file holds, are left out here.
 
+    Returns
+    -------
+    pyarrow.Table
+        Of the columns `LOOKS`, a row a file, by path. `rows` is null for formats that cannot tell before they are read;
+        `unfused` says why a worker might read another value of the file than Spark.
+
     Raises
     ------
     RecordError
         `SPS-DATA-FILE`, `SPS-DATA-GONE` or `SPS-DATA-COLUMN`, naming the first files and how many there are.
     """
     if snapshot.rows is not None:
-        return []  # which says how many there are once they are copied
+        return LOOKS.empty_table()  # which says how many there are once they are copied
     if snapshot.route == "delta":
         return _live_rows(spark, snapshot)
     if snapshot.format in ("csv", "json", "text", "binaryFile"):
-        rows = 1 if snapshot.format == "binaryFile" else None
-        return [_listed(path, stat, rows) for path, stat in zip(paths, files.stat(paths), strict=True)]
+        return _listed(paths, 1 if snapshot.format == "binaryFile" else None)
     if not paths:
-        return []
+        return LOOKS.empty_table()
     in_folders = {part.split("=", 1)[0].lower() for p in paths for part in p.split("/")[:-1] if "=" in part}
     types = {f.name: f.type for f in arrow_schema(snapshot.struct)}
     wanted = pa.schema([(n, types[n]) for n in needed if n in types and n.lower() not in in_folders])
@@ -77,42 +71,49 @@ def survey(spark: SparkSession, snapshot: Snapshot, paths: Sequence[str], needed
     read = readers.get(snapshot.format, parquet_footer)
     fused = wanted if read is parquet_footer else None
     footers = Footers(read, columns, absent_is_null=snapshot.format == "delta", fused=fused)
-    tasks = max(1, -(-len(paths) // _FILES_PER_TASK))
-    frame = spark.createDataFrame([(p,) for p in paths], "path string").repartition(tasks)
-    found = frame.mapInArrow(footers, spark_schema(RESULT)).collect()
-    _raise_worst([r for r in found if r.code is not None], len(paths))
-    order = {path: i for i, path in enumerate(paths)}
-    found.sort(key=lambda r: order[r.path])
-    return [Look(r.path, r.size_bytes, r.mtime_ms, r.rows, r.unfused) for r in found]
+    tasks = min(_MAX_TASKS, -(-len(paths) // _FILES_PER_TASK))
+    frame = spark.createDataFrame(pa.table({"path": pa.array(paths, pa.string())})).repartition(tasks)
+    found = frame.mapInArrow(footers, spark_schema(RESULT)).toArrow().cast(RESULT)
+    _raise_worst(found.filter(pc.is_valid(found["code"])), len(paths))
+    return found.select(LOOKS.names).sort_by("path")
 
 
-def unfused(looks: Sequence[Look]) -> str:
+def unfused(looks: pa.Table) -> str:
     """Say why workers might read another value of a file than Spark, of the first such file; empty where none is."""
-    return next((f"{look.unfused}: {look.path}" for look in looks if look.unfused), "")
+    odd = looks.filter(pc.is_valid(looks["unfused"])).slice(0, 1).to_pylist()
+    return f"{odd[0]['unfused']}: {odd[0]['path']}" if odd else ""
 
 
-def _listed(path: str, stat: Any, rows: int | None) -> Look:
-    if stat is None:
-        raise error("SPS-DATA-GONE", f"Expected {path} to be there. Got nothing.", "Restore the file.", file=path)
-    return Look(path, stat.size_bytes, stat.mtime_ns // 1_000_000, rows)
+def _listed(paths: Sequence[str], rows: int | None) -> pa.Table:
+    looks = []
+    for path, stat in zip(paths, files.stat(paths), strict=True):
+        if stat is None:
+            raise error("SPS-DATA-GONE", f"Expected {path} to be there. Got nothing.", "Restore the file.", file=path)
+        looks.append((path, stat.size_bytes, stat.mtime_ns // 1_000_000, rows, None))
+    return _table(looks)
 
 
-def _live_rows(spark: SparkSession, snapshot: Snapshot) -> list[Look]:
+def _live_rows(spark: SparkSession, snapshot: Snapshot) -> pa.Table:
     from pyspark.sql import functions as F
 
     rows = F.count("*").alias("rows")
     found = read_files(spark, snapshot).groupBy(FILE_COL).agg(rows).orderBy(FILE_COL).collect()
-    return [Look(r[0], 0, 0, r[1]) for r in found]
+    return _table([(r[0], 0, 0, r[1], None) for r in found])
 
 
-def _raise_worst(bad: list[Any], total: int) -> None:
-    if not bad:
+def _table(looks: Sequence[tuple[Any, ...]]) -> pa.Table:
+    columns = list(zip(*looks, strict=True)) or [()] * len(LOOKS)
+    return pa.Table.from_arrays([pa.array(list(c), f.type) for c, f in zip(columns, LOOKS, strict=True)], schema=LOOKS)
+
+
+def _raise_worst(bad: pa.Table, total: int) -> None:
+    if not bad.num_rows:
         return
-    first = bad[0]
-    more = "" if len(bad) == 1 else f" and {len(bad) - 1} more: " + ", ".join(b.path for b in bad[1:5])
+    first, *others = bad.select(["path", "code", "problem"]).slice(0, 5).to_pylist()
+    more = f" and {bad.num_rows - 1} more: " + ", ".join(b["path"] for b in others) if others else ""
     raise error(
-        first.code,
-        f"Expected {total} input files that hold the needed columns. Got {first.path}: {first.problem}{more}.",
+        first["code"],
+        f"Expected {total} input files that hold the needed columns. Got {first['path']}: {first['problem']}{more}.",
         "Restore or rewrite the named files, or point the source at the others.",
-        file=first.path,
+        file=first["path"],
     )

@@ -32,7 +32,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "sink": "the table of the scores",
         "quarantine": "where bad rows are collected",
         "ledger": "where runs are recorded; default <sink location>_ledger",
-        "limits": "not in this version",
+        "limits": "what a run may take over all its attempts; it stops before the unit that would pass it",
         "stream": "not in this version",
         "audit": "not in this version",
         "scan": "who reads the source: the workers (fused), Spark (map_in_arrow), or auto: the workers where it pays",
@@ -137,6 +137,17 @@ _KEYS: dict[str, dict[str, str]] = {
         "deny": "columns that no payload holds",
         "keep_days": "days until a bad row expires",
     },
+    "Limits": {
+        "hours": "from claim to end, added up over all attempts",
+        "usd": "counted with prices",
+        "rows": "rows of committed units",
+        "prices": "what is paid, in USD; none is shipped",
+    },
+    "Prices": {
+        "core_hour": "of each core of the session, an hour",
+        "hour": "of the run, an hour, whatever its cores",
+        "request": "of a request to the object store",
+    },
 }
 
 _VARIABLE = {"$ref": "#/$defs/Variable"}
@@ -164,7 +175,7 @@ def json_schema() -> dict[str, Any]:
     return {**head, **top, "$defs": definitions}
 
 
-_NO_POLICY = ("Pipeline", "Source", "Step", "Model", "OutputEntry", "OnError", "Sink", "Quarantine")
+_NO_POLICY = ("Pipeline", "Source", "Step", "Model", "OutputEntry", "OnError", "Sink", "Quarantine", "Limits", "Prices")
 
 
 def _describe(model: dict[str, Any], words: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from sparkscore.spec.document import is_path, read_document
 from sparkscore.spec.entries import CategoryEntry, ColumnsEntry, Entry, ImageEntry, Missing, Parts, TextEntry
 from sparkscore.spec.expressions import render
 from sparkscore.spec.fields import Closed, Flag, Later, Option, Place, Positive, Text, Uri, later, refused
+from sparkscore.spec.limits import Limits
 from sparkscore.spec.results import OnError, OutputEntry, Quarantine
 from sparkscore.spec.sink import Sink
 from sparkscore.spec.source import Source, Step
@@ -25,6 +26,7 @@ __all__ = [
     "ColumnsEntry",
     "Entry",
     "ImageEntry",
+    "Limits",
     "Missing",
     "Model",
     "OnError",
@@ -109,7 +111,7 @@ class Pipeline(Closed):
     sink: Sink
     quarantine: Quarantine = Quarantine()
     ledger: Place = ""
-    limits: Later = None
+    limits: Limits = Limits()
     stream: Later = None
     audit: Later = None
     scan: Literal["auto", "fused", "map_in_arrow"] = "auto"

@@ -12,7 +12,7 @@ import pytest
 from sparkscore._version import __version__
 from sparkscore.ledger.claims import claim_run
 from sparkscore.ledger.events import EventLog
-from sparkscore.ledger.plans import InputFile, Plan, Unit, unit_id, write_plan
+from sparkscore.ledger.plans import InputFile, Plan, Unit, write_plan
 from sparkscore.ledger.store import LocalStore
 from tests.run.conftest import linear_model
 from tests.scoring.graphs import FLOAT, graph, helper
@@ -23,7 +23,7 @@ def ledger(tmp_path: Path) -> Path:
     """A ledger with one run of two units, of which the first is committed and the second broke the budget."""
     store = LocalStore(tmp_path / "ledger")
     files = [(InputFile(f"/in/{i}.parquet", 10, 0, 1000),) for i in range(2)]
-    units = tuple(Unit(i, unit_id(f), f) for i, f in enumerate(files))
+    units = tuple(Unit.of(i, f) for i, f in enumerate(files))
     header = {
         "run_id": "r1",
         "ledger_version": 1,
@@ -250,3 +250,11 @@ def test_commands_without_spark_never_load_it(pipeline_file, ledger: Path, tmp_p
     )
     done = subprocess.run([sys.executable, "-c", program, json.dumps(commands)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_price_that_is_none_ends_before_spark_is_asked(sparkscore, pipeline_file) -> None:
+    for price in ("cpu_hour=1", "core_hour=much", "core_hour=-1", "core_hour"):
+        told = sparkscore("estimate", pipeline_file(), "--price", price)
+        assert told.exit_code == 2
+        assert "SPS-SPEC-VALUE" in told.err
+        assert "core_hour" in told.err

@@ -145,6 +145,12 @@ def test_6_more_bad_rows_than_the_budget(spark, sparkscore, pipeline_file, tmp_p
     assert result["message"] in told.err
 
 
+def test_7_the_limit_of_rows(spark, sparkscore, pipeline_file, tmp_path: Path) -> None:
+    write_rows(tmp_path / "in", 20_000, 2)
+    assert _score(sparkscore, pipeline_file(limits={"rows": 10_000})).exit_code == 7
+    _assert_verdict(tmp_path, "r1", 7, "SPS-LIMIT", "STOPPED")
+
+
 def test_9_a_run_that_a_live_driver_owns(spark, sparkscore, pipeline_file, tmp_path: Path) -> None:
     write_rows(tmp_path / "in", 2000, 1, bad=lambda i: i % 10 == 0)
     assert _score(sparkscore, pipeline_file()).exit_code == 6

@@ -14,7 +14,7 @@ from sparkscore.errors import Exit
 from sparkscore.spec.document import read_document
 from sparkscore.spec.entries import Missing
 from sparkscore.spec.json_schema import json_schema
-from sparkscore.spec.pipeline import Model, OnError, OutputEntry, Quarantine, Sink, Source, load_pipeline
+from sparkscore.spec.pipeline import Limits, Model, OnError, OutputEntry, Quarantine, Sink, Source, load_pipeline
 from sparkscore.spec.results import STEPS
 from sparkscore.tables import EVENTS, QUARANTINE, RUNS, SS, UNITS
 
@@ -70,6 +70,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "Missing values": Missing,
     "outputs": OutputEntry,
     "on_error": OnError,
+    "limits": Limits,
     "sink": Sink,
     "quarantine": Quarantine,
 }

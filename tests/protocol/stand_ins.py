@@ -19,7 +19,7 @@ from typing import Any, Self
 import pytest
 from pyspark.errors import PySparkException
 
-from sparkscore.ledger.plans import LEDGER_VERSION, InputFile, Plan, Unit, unit_id
+from sparkscore.ledger.plans import LEDGER_VERSION, InputFile, Plan, Unit
 from sparkscore.run import attempt, batch, delta_line, publishing
 from sparkscore.spark import commit
 from sparkscore.spark.commit import Commit, Committed
@@ -32,7 +32,7 @@ __all__ = ["SINKS", "Entry", "Frame", "Row", "Session", "Writer", "pipeline", "p
 ROWS = 4  # of a unit, over two partitions: one is bad, and one of unit 1 is filtered
 BAD, FILTERED = 2, (1, 3)
 _COUNTS = ("model_calls", "proof_calls", "rows_truncated", "oom_splits", "batch_mix", "batch_target_rows")
-_COUNTS += ("guard_deaths", "model_ms", "peak_rss_bytes")
+_COUNTS += ("guard_deaths", "model_ms", "peak_rss_bytes", "wall_s")
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _job(of: Any, model: int) -> Any:
 def _make_plan(spark: Session, job: Any, run_id: str) -> Plan:
     model = job.scoring.model.version
     files = [(InputFile(f"/in/{seq}", 1, 1, ROWS),) for seq in range(spark.world.units)]
-    units = tuple(Unit(seq, unit_id(of_unit), of_unit) for seq, of_unit in enumerate(files))
+    units = tuple(Unit.of(seq, of_unit) for seq, of_unit in enumerate(files))
     header = {
         "run_id": run_id,
         "ledger_version": LEDGER_VERSION,

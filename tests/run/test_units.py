@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import sparkscore.run.units
+from sparkscore.ledger.input_files import FileList, InputFile
 from sparkscore.run.units import MAX_UNITS, pack
-from sparkscore.spark.survey import Look
 
 
-def _looks(*rows: int | None) -> list[Look]:
-    return [Look(f"file:/d/{i}.parquet", 100 * (r or 50_000), i, r) for i, r in enumerate(rows)]
+def _looks(*rows: int | None) -> pa.Table:
+    return FileList.of(InputFile(f"file:/d/{i}.parquet", 100 * (r or 50_000), i, r) for i, r in enumerate(rows)).table
 
 
 def test_a_small_input_is_one_unit() -> None:
@@ -60,7 +61,7 @@ def test_every_file_with_rows_is_in_exactly_one_unit(rows: list[int], max_units:
     looks = _looks(*rows)
     units = pack(looks, max_units)
     packed = sorted(f.path for u in units for f in u.files)
-    assert packed == sorted(look.path for look in looks if look.rows)
+    assert packed == sorted(path for path, n in FileList(looks).values("path", "rows") if n)
     assert [u.seq for u in units] == list(range(len(units)))
     assert len(units) <= max(1, max_units)
     assert pack(looks, max_units) == units

@@ -406,7 +406,6 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
     [
         ({"stream": {}}, "stream"),
         ({"audit": {"label": {}}}, "audit"),
-        ({"limits": {"hours": 1}}, "limits"),
         ({"source": source(format="kafka")}, "source.format"),
         ({"source": {"format": "x", "credentials": {"key": "secretsmanager:arn"}}}, "source.credentials"),
         ({"model": {"uri": "/m", "precision": "fp16"}}, "model.precision"),
@@ -465,6 +464,15 @@ REPLACING = {"format": "delta", "location": "/a", "mode": "overwrite", "publish"
 def test_an_expression_outside_the_allow_list_says_where(changes: dict[str, Any], at: str) -> None:
     failure = refusal(**changes)
     assert (failure.code, failure.context["at"]) == ("SPS-SPEC-EXPRESSION", at)
+
+
+def test_limits_of_money_need_prices_and_no_limit_is_zero() -> None:
+    assert load(limits={"usd": "1.5", "prices": {"core_hour": 0}}).limits.usd == 1.5
+    failure = refusal(limits={"usd": 1})
+    assert (failure.code, failure.context["at"]) == ("SPS-SPEC-KEY", "limits.prices")
+    for limits, at in (({"hours": 0}, "limits.hours"), ({"rows": 0.5}, "limits.rows"), ({"usd": -1}, "limits.usd")):
+        failure = refusal(limits=limits)
+        assert (failure.code, failure.context["at"]) == ("SPS-SPEC-VALUE", at)
 
 
 def test_several_mistakes_are_all_named_and_a_typo_comes_first() -> None:
