@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from pathlib import Path
 from typing import NamedTuple
 
+_PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -68,6 +70,11 @@ class Tree:
                 return True
             pid = stats[pid].parent
         return False
+
+
+def adopt_orphans() -> None:
+    """Keep every process that begins below this one below it: daemons such as Ray's leave their parents."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def busy_s() -> float:

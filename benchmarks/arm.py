@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import sys
 import time
 from typing import Any
 
-from benchmarks.accounting import Tree, busy_s
+from benchmarks.accounting import Tree, adopt_orphans, busy_s
 from benchmarks.arms import ARMS, PLAIN, SCORE, Arm
 from benchmarks.job import Job
 
-_PR_SET_CHILD_SUBREAPER = 36
 # For the near ratio, both of a pair in one session, there and back.
 _PAIRS = {"pair": [PLAIN, SCORE, SCORE, PLAIN], "pair back": [SCORE, PLAIN, PLAIN, SCORE]}
 
 
 def main(name: str) -> None:
     """Answer each job on stdin with one JSON line: CPU-seconds, wall seconds, cores that others used, PSS."""
-    # Daemons such as Ray's leave their parents: they stay below this process, and are counted.
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     arms = [ARMS[one] for one in _PAIRS.get(name, [name])]
     spark = None
     for line in sys.stdin:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from benchmarks.runs import MAX_OTHERS, processor
 from benchmarks.workload import Workload
 
 STORED = Path(__file__).with_name("stored.json")
-ROWS = {"T1 pyarrow": 200_000, "N1": 1_500}
+ROWS = {"T1 pyarrow": 200_000, "N1": 1_000}
 BLOCKS = {"T1 pyarrow": 16, "N1": 3}
-TOKEN_ROWS = 8_000
+TOKEN_ROWS = 6_000
 MAX_TOKENS_RATIO = 1.05
 _MOST_E_LOST = 0.15
 _MOST_RAW_SLOWER = 0.25
@@ -107,7 +108,8 @@ def measured(name: str, rows: int | None = None, blocks: int | None = None) -> F
         os.environ.setdefault("SPARKSCORE_CACHE", f"{scratch}/cache")
         model = str(of.write_model(Path(scratch) / "model"))
         folder = of.write(Path(scratch) / "rows", rows or ROWS[name])
-        ways = _raw(Job(name, str(folder), model)), _ours(of, folder, model)
+        job = Job(name, str(folder), model)
+        ways = partial(loops.raw, None, job), ours(job)
         for way in ways:
             way()  # loads the model
         busy, own, started = busy_s(), time.process_time(), time.monotonic()
@@ -116,7 +118,7 @@ def measured(name: str, rows: int | None = None, blocks: int | None = None) -> F
         others = max(0.0, busy_s() - busy - (time.process_time() - own)) / wall_s
         e = statistics.median((a + d) / (b + c) for a, b, c, d in costs)
         raw_us = min(min(a, d) for a, _, _, d in costs) / (rows or ROWS[name]) * 1e6
-        return Found(e, raw_us, others, _tokens(of, Path(scratch), model) if name == "N1" else None)
+        return Found(e, raw_us, others, _tokens(of, Path(scratch), model) if of.unit == "text" else None)
 
 
 def _cpu_s(way: Callable[[], Any]) -> float:
@@ -125,11 +127,7 @@ def _cpu_s(way: Callable[[], Any]) -> float:
     return time.process_time() - started
 
 
-def _raw(job: Job) -> Callable[[], None]:
-    return lambda: loops.raw(None, job)
-
-
-def _ours(of: Workload, folder: Path, model: str) -> Callable[[], list[pa.RecordBatch]]:
+def ours(job: Job) -> Callable[[], list[pa.RecordBatch]]:
     """Give the work of the tasks of a fused scan: read slices, score, give id, results and errors."""
     import pyarrow.parquet as pq
 
@@ -137,17 +135,13 @@ def _ours(of: Workload, folder: Path, model: str) -> Callable[[], list[pa.Record
     from sparkscore.runtime.slices import Scan, cut, read_slices
     from sparkscore.scoring.scorer import open_scorer
 
-    paths = sorted(folder.glob("*.parquet"))
-    schema = pq.read_schema(paths[0])
-    results = {name: f"{output}[:, 0]" for name, output in of.results.items()}
-    _, plan = _bound(model, of.inputs(model), results, schema, {"keep": ["id"]})
+    schema = pq.read_schema(job.files[0])
+    results = {name: f"{output}[:, 0]" for name, output in job.of.results.items()}
+    _, plan = _bound(job.model, job.of.inputs(job.model), results, schema, {"keep": ["id"]})
     scan = Scan(tuple((name, name) for name in schema.names), schema)
-    slices = [one for p in paths for one in cut(f"file://{p}", p.stat().st_size, p.stat().st_mtime_ns // 10**6, 2**30)]
-
-    def score() -> list[pa.RecordBatch]:
-        return list(open_scorer(plan).score(read_slices(scan, slices)))
-
-    return score
+    stats = [(file, Path(file).stat()) for file in job.files]
+    slices = [one for file, s in stats for one in cut(f"file://{file}", s.st_size, s.st_mtime_ns // 10**6, 2**30)]
+    return lambda: list(open_scorer(plan).score(read_slices(scan, slices)))
 
 
 def _tokens(of: Workload, scratch: Path, model: str) -> float:
@@ -158,5 +152,5 @@ def _tokens(of: Workload, scratch: Path, model: str) -> float:
     folder.mkdir()
     table = {"id": np.arange(TOKEN_ROWS), **of.table(np.random.default_rng(), TOKEN_ROWS)}
     pq.write_table(pa.table(table), folder / "texts.parquet")
-    scored = pa.Table.from_batches(_ours(of, folder, model)())
+    scored = pa.Table.from_batches(ours(Job(of.name, str(folder), model))())
     return float(np.sum(scored["width"]) / np.sum(scored["tokens"]))

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from benchmarks.job import WORKLOADS, Job
 
 HOME = Path(__file__).parents[1]
 MAX_OTHERS = 0.3  # cores that other processes may use while an arm is measured; the load average would count the arm
+_MOST_S = 240  # of one run
 _TRIES = 3  # of a run that was measured while something else kept the machine busy
 _PACKAGES = ("pyspark", "delta-spark", "onnxruntime", "pyarrow", "numpy", "pandas", "mlflow-skinny", "ray", "daft")
 
@@ -70,11 +72,17 @@ class Process:
             self._process.stdin.flush()
         except BrokenPipeError:
             return {"error": "the process ended"}
-        for line in self._process.stdout:
-            if line.startswith("@"):
-                answer: dict[str, Any] = json.loads(line[1:])
-                return answer
-        return {"error": "the process ended"}
+        late = threading.Timer(_MOST_S, self._process.kill)
+        late.start()
+        try:
+            told = next((line for line in self._process.stdout if line.startswith("@")), None)
+            was_late = not late.is_alive()
+        finally:
+            late.cancel()
+        if told is not None:
+            answer: dict[str, Any] = json.loads(told[1:])
+            return answer
+        return {"error": f"no answer within {_MOST_S} s" if was_late else "the process ended"}
 
     def close(self) -> None:
         """End the process and its JVM."""
