@@ -36,6 +36,8 @@ def main(name: str) -> None:
 
 def _measured(arm: Arm, spark: Any, job: Job) -> dict[str, float]:
     """CPU-seconds of the arm and of the process so far, wall seconds, cores that everything else used meanwhile, PSS."""
+    if arm.ahead is not None:
+        arm.ahead(spark, job)
     tree = Tree(os.getpid())
     before, busy, started = tree.cpu_s(), busy_s(), time.monotonic()
     arm.score(spark, job)

@@ -10,6 +10,8 @@ from benchmarks import engines, frames, loops
 from benchmarks.job import Job
 
 NOTHING = "no checks; the error column is always null; a bad row ends the job"
+ALONE = "no checks; scores alone, no id, no error column"
+PLANNED = "its plan, made once for an input, is in no figure, but on S1, and in those of whole runs"
 RAW, FUSED, SCORE, PLAIN = "raw loop, 1 process", "sparkscore fused scan", "sparkscore ss.score", "plain mapInArrow"
 RUN, PLAIN_RUN = "sparkscore whole run into Delta", "plain mapInArrow into Delta"
 
@@ -28,18 +30,21 @@ class Arm:
         Whether it needs a session.
     arrival : bool
         Whether texts are scored in calls of 32 as they come.
+    ahead : callable, optional
+        What it does once for a job, before it is measured.
     """
 
     score: Callable[[Any, Job], None]
     lacks: str = NOTHING
     spark: bool = True
     arrival: bool = False
+    ahead: Callable[[Any, Job], Any] | None = None
 
 
 ARMS = {
-    RAW: Arm(loops.raw, "no checks; scores alone, no id, no error column", spark=False),
-    "raw loop, a process a core": Arm(loops.raw_in_processes, "as one process", spark=False),
-    FUSED: Arm(frames.fused, ""),
+    RAW: Arm(loops.raw, ALONE, spark=False),
+    "raw loop, a process a core": Arm(loops.raw_in_processes, ALONE, spark=False),
+    FUSED: Arm(frames.fused, PLANNED, ahead=frames.plan_fused),
     SCORE: Arm(frames.sparkscore, ""),
     PLAIN: Arm(frames.plain),
     "arrow_udf": Arm(frames.arrow_udf),

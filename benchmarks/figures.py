@@ -70,7 +70,7 @@ def _slope(arm: dict[str, Any], sizes: list[int]) -> tuple[float, float, float, 
 
 def best_of_ours(given: dict[str, Figures]) -> str | None:
     """Name the arm of sparkscore that takes the least CPU a row; whole runs do more, and are not meant."""
-    ours = [name for name in (FUSED, SCORE) if name in given]
+    ours = [name for name in (FUSED, SCORE) if name in given and given[name].least_s > 0]
     return min(ours, key=lambda name: given[name].least_s, default=None)
 
 

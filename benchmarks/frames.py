@@ -30,11 +30,17 @@ def sparkscore(spark: Any, job: Job) -> None:
 def fused(spark: Any, job: Job) -> None:
     """The scan of a run with `scan: fused`, by the scorer and the columns of `ss.score`; no commit and no proof.
 
-    It plans once a folder: what a plan costs differs more from run to run than a scan of a million rows. Tiny files are
+    It plans once an input: what a plan costs differs more from run to run than a scan of a million rows. Tiny files are
     about nothing else, so there each run plans.
     """
-    plain = replace(job, out=None)
-    _sink(_fused_frame.__wrapped__(spark, plain) if job.workload == "S1" else _fused_frame(spark, plain), job)
+    if job.workload == "S1":
+        _fused_frame.cache_clear()
+    _sink(plan_fused(spark, job), job)
+
+
+def plan_fused(spark: Any, job: Job) -> Any:
+    """Plan, and give the frame, whatever the sink is."""
+    return _fused_frame(spark, replace(job, out=None))
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.images import V1
+from benchmarks.jpegs import V1
 from benchmarks.tabular import C1, S1, T1, T2, T3, Mlp, T3Binary
 from benchmarks.text import N1, N1Arrival
 from benchmarks.workload import Workload

@@ -23,8 +23,8 @@ from benchmarks.runs import MAX_OTHERS, processor
 from benchmarks.workload import Workload
 
 STORED = Path(__file__).with_name("stored.json")
-ROWS = {"T1 pyarrow": 200_000, "N1": 1_000}
-BLOCKS = {"T1 pyarrow": 16, "N1": 3}
+ROWS = {"T1 pyarrow": 50_000, "N1": 1_000}
+BLOCKS = {"T1 pyarrow": 64, "N1": 3}
 TOKEN_ROWS = 6_000
 MAX_TOKENS_RATIO = 1.05
 _MOST_E_LOST = 0.15

@@ -78,8 +78,8 @@ def _table(unit: str, found: dict[str, Any], given: dict[str, Figures]) -> list[
             lines.append(f"| {name} | did not run: {arm.get('error', 'no run')}{' |' * (len(heads) + 1)}")
             continue
         of = given[name]
-        cells = [_number(of.least_s * 1e6), _number(of.median_s * 1e6), f"{of.e_cpu:.2f}"]
-        cells += [f"{of.least_s / given[ours].least_s:.2f}" if ours else ""]
+        cells = [_number(of.least_s * 1e6), _number(of.median_s * 1e6)]
+        cells += [f"{of.e_cpu:.2f}", f"{of.least_s / given[ours].least_s:.2f}"] if ours and of.least_s > 0 else ["", ""]
         cells += [f"{of.fixed_s:.1f}", f"{of.wall_s:.2f}", f"{of.e_wall:.2f}", _apart(arm["difference"])]
         cells += [f"{arm['tokens']:.3f}"] if has_tokens else []
         bold = "**" if name in OURS else ""

@@ -34,7 +34,7 @@ class N1(Workload):
     unit = "text"
     group_rows = 10_000
     token_budget = 16_384
-    longest_over_shortest = 1.15
+    longest_over_shortest = 1.1  # docs/decisions/0032
 
     def write_model(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class N1(Workload):
         return found
 
     def calls(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
-        """Give the rows of each call (performance.md §9)."""
+        """Give the rows of each call (performance.md §9, docs/decisions/0032)."""
         order = np.argsort(lengths, kind="stable")
         first = 0
         for end in range(1, len(order) + 1):

@@ -37,11 +37,11 @@ def test_a_scorer_that_needs_more_cpu_is_seen(monkeypatch: pytest.MonkeyPatch) -
         return scored
 
     stored = {
-        "workloads": {"T1 pyarrow": {"e": quick.measured("T1 pyarrow", 100_000, 8).e, "tokens": None}},
+        "workloads": {"T1 pyarrow": {"e": quick.measured("T1 pyarrow", 50_000, 16).e, "tokens": None}},
         "raw_us": {},
     }
     monkeypatch.setattr(Scorer, "_scored", slower)
-    (failure,) = judged("T1 pyarrow", quick.measured("T1 pyarrow", 100_000, 8), stored)[0]
+    (failure,) = judged("T1 pyarrow", quick.measured("T1 pyarrow", 50_000, 16), stored)[0]
     assert "E fell" in failure
 
 
