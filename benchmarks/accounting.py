@@ -22,16 +22,21 @@ class _Stat(NamedTuple):
 class Tree:
     """Samples a process and all its descendants; what a process had used when it was last seen counts.
 
-    Sampling every 100 ms can miss the last 100 ms of a process that dies; workers are reused, so few do. The sampling
-    is part of what it measures (some ms a second), the same for every arm, and ends with `stop`.
+    Between `start` and `stop` it samples every 100 ms, which can miss the last 100 ms of a process that dies; workers are
+    reused, so few do. The sampling is part of what it measures (some ms a second), the same for every arm.
     """
 
     def __init__(self, root: int) -> None:
         self._root = root
         self._seen: dict[tuple[int, str], float] = {}
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._stop: threading.Event | None = None
+
+    def start(self) -> None:
+        """Begin the sampling, if it has not begun."""
+        if self._stop is None:
+            self._stop = threading.Event()
+            threading.Thread(target=self._watch, args=(self._stop,), daemon=True).start()
 
     def cpu_s(self) -> float:
         """CPU-seconds that the tree has used up to now."""
@@ -49,10 +54,12 @@ class Tree:
 
     def stop(self) -> None:
         """End the sampling."""
-        self._stop.set()
+        if self._stop is not None:
+            self._stop.set()
+            self._stop = None
 
-    def _watch(self) -> None:
-        while not self._stop.wait(0.1):
+    def _watch(self, stop: threading.Event) -> None:
+        while not stop.wait(0.1):
             self._sample()
 
     def _sample(self) -> None:

@@ -71,12 +71,12 @@ def _ray_sink(rows: Any, job: Job) -> None:
 
 @cache
 def _ray() -> None:
-    """Start Ray on this machine: no dashboard, no statistics sent, no more memory than the inputs need."""
+    """Start Ray on this machine: no dashboard, no statistics sent, a store of 1 GiB."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     import ray
 
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    ray.init("local", num_cpus=CORES, object_store_memory=2 * 1024**3, _node_ip_address="127.0.0.1", **quiet)
+    ray.init("local", num_cpus=CORES, object_store_memory=1024**3, _node_ip_address="127.0.0.1", **quiet)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 

@@ -20,7 +20,7 @@ def svg(results: dict[str, Any]) -> str:
         given = figures(results[name]) if name in results and name != "C1" else {}
         shown = {arm: of for arm, of in given.items() if of.least_s > 0}
         if shown:
-            parts += _panel(f"{name}: CPU µs a {WORKLOADS[name].unit}", shown, y)
+            parts += _panel(f"{name}: CPU µs per {WORKLOADS[name].unit}", shown, y)
             y += _HEAD + len(shown) * (_BAR + _GAP)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y + 10}" font-family="sans-serif">'
     return "\n".join([head, '<rect width="100%" height="100%" fill="#ffffff"/>', *parts, "</svg>", ""])

@@ -22,7 +22,8 @@ all cores, over the arm's wall time. **Apart** is the largest difference of a sc
 smaller input. Each arm has a process of its own, and a JVM where it needs one; its first run is not kept; arms take turns,
 there and back. One ONNX Runtime thread a task, `local[2]`, the same model and version everywhere, values drawn at random for
 every row, input in the page cache. Sinks are `noop` (Ray and Daft: computed and dropped) unless an arm names Delta. A run
-beside which other processes used more than 0.3 cores was discarded and repeated, at most twice."""
+beside which other processes used more than 0.3 cores was discarded and repeated, at most twice; what they used beside the
+runs that count is told below each table."""
 
 
 def page(results: dict[str, Any]) -> str:
@@ -61,7 +62,7 @@ def _table(unit: str, found: dict[str, Any], given: dict[str, Figures]) -> list[
     large = found["sizes"][1]
     has_tokens = any("tokens" in arm for arm in found["arms"].values())
     heads = [
-        f"CPU µs a {unit}, least",
+        f"CPU µs per {unit}, least",
         "median",
         "E",
         "to ours",
@@ -71,7 +72,7 @@ def _table(unit: str, found: dict[str, Any], given: dict[str, Figures]) -> list[
         "apart",
     ]
     heads += ["computed/real tokens"] if has_tokens else []
-    lines = [f"| arm | {' | '.join(heads)} | lacks |", "|---" * (len(heads) + 2) + "|"]
+    lines = [f"| arm | {' | '.join(heads)} | notes |", "|---" * (len(heads) + 2) + "|"]
     ours = best_of_ours(given)
     for name, arm in found["arms"].items():
         if name not in given:
@@ -89,7 +90,7 @@ def _table(unit: str, found: dict[str, Any], given: dict[str, Figures]) -> list[
 
 def _cold_table(found: dict[str, Any]) -> list[str]:
     heads = ["wall s to the result, least", "median", "CPU s", "PSS MB: driver", "workers", "JVM"]
-    lines = [f"| arm | {' | '.join(heads)} | lacks |", "|---" * (len(heads) + 2) + "|"]
+    lines = [f"| arm | {' | '.join(heads)} | notes |", "|---" * (len(heads) + 2) + "|"]
     for name, arm in found["arms"].items():
         runs = arm["runs"]
         if not runs:
@@ -114,7 +115,7 @@ def _letter(name: str, found: dict[str, Any]) -> str:
 
 def _notes(found: dict[str, Any]) -> list[str]:
     lacking = [f"{chr(ord('a') + i)}: {text}." for i, text in enumerate(_lacking(found))]
-    return ["What an arm lacks: " + " ".join(lacking), ""] if lacking else []
+    return ["Notes: " + " ".join(lacking), ""] if lacking else []
 
 
 def _measured(name: str, found: dict[str, Any]) -> str:
@@ -142,6 +143,8 @@ def _pairs(found: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
+    if value <= 0:
+        return "below noise"
     return f"{value:,.3f}" if value < 10 else f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 

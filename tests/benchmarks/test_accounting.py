@@ -21,6 +21,7 @@ def burn_and_stay(seconds):
 burnt, leave, gone = os.pipe(), os.pipe(), os.pipe()
 {prepare}
 tree = Tree(os.getpid())
+tree.start()
 before = tree.cpu_s()
 if os.fork() == 0:
     os.close(gone[0])

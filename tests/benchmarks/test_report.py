@@ -74,7 +74,7 @@ def test_the_plot_has_a_bar_for_each_arm_that_ran() -> None:
     arms = {RAW: _arm([0.1], [0.2]), FUSED: _arm([0.2], [0.6]), "Daft <x>": {"error": "x"}}
     drawn = ElementTree.fromstring(plot.svg({"T1": _found(arms)}))
     texts = [node.text for node in drawn.iter("{http://www.w3.org/2000/svg}text")]
-    assert texts == ["T1: CPU µs a row", RAW, "0.10", FUSED, "0.40"]
+    assert texts == ["T1: CPU µs per row", RAW, "0.10", FUSED, "0.40"]
 
 
 def test_scores_of_other_rows_are_no_small_difference() -> None:
