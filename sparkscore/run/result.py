@@ -46,6 +46,8 @@ class Summary:
     repeated: bool = False  # the run id was finished before; nothing ran
     quarantined_by_code: dict[str, int] = field(default_factory=dict)
     scan_reason: str = ""  # why Spark scans, and not the workers
+    weights: str = "fast"
+    weights_reason: str = ""  # why the weights have that form, where there was a choice
     truncated_rows: int = 0  # rows with a text that was cut to max_tokens
     tokens: int = 0  # of the texts that the model was called with
     tokens_computed: int = 0  # and with the padding to the longest text of each call
@@ -72,6 +74,7 @@ class Summary:
             f"               version {self.model['version']}, sha256 {self.model['sha256']}",
             f"  provider     {', '.join(f'{p} in {n} tasks' for p, n in self.providers.items()) or self._no_provider}",
             f"  scan         {self.scan}{f' ({self.scan_reason})' if self.scan_reason else ''}",
+            *([f"  weights      {self.weights} ({self.weights_reason})"] if self.weights_reason else []),
             f"  scores       {self.sink}",
             f"  quarantine   {self.quarantine}",
             f"  ledger       {self.ledger}",

@@ -47,6 +47,7 @@ def summary_of(store: Store, plan: Plan) -> Summary:
     chosen = next((e for e in reversed(events) if "scan" in e), before)
     units = {e["unit_seq"]: e for e in events if "rows_truncated" in e}.values()  # a resume repeats a unit
     rows_truncated, tokens, tokens_computed = (sum(e.get(name, 0) for e in units) for name in TEXT_COUNTS)
+    weights = plan.header.get("weights", {"name": "fast", "why": ""})
     return Summary(
         run_id=plan.run_id,
         state=row["state"],
@@ -62,6 +63,8 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         providers=row["providers_used"],
         scan=chosen["scan"],
         scan_reason=chosen["scan_reason"],
+        weights=weights["name"],
+        weights_reason=weights["why"],
         sink=plan.header["sink"],
         quarantine=quarantine_of(events, plan),
         ledger=store.root,

@@ -16,8 +16,9 @@ from typing import Any
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import cache
+from sparkscore.runtime.loading import versions
 from sparkscore.runtime.onnx_file import GraphFacts, read_graph
-from sparkscore.runtime.session import open_session, versions
+from sparkscore.runtime.session import open_session
 from sparkscore.spec.scoring import ModelRef, SessionPlan
 
 __all__ = ["Admission", "admit"]

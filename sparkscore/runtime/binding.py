@@ -14,9 +14,10 @@ import pyarrow as pa
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime.binding_inputs import BoundInput, Columns, bind_input, shape_text
 from sparkscore.runtime.casts import TENSOR_TYPES
+from sparkscore.runtime.encoders.decoders import installed_decoder
 from sparkscore.runtime.encoders.lines import read_lines
+from sparkscore.runtime.loading import Signature, TensorInfo
 from sparkscore.runtime.models import PinnedModel
-from sparkscore.runtime.session import Signature, TensorInfo
 from sparkscore.runtime.steps import STEPS, Value, parse_index
 from sparkscore.spec.fields import near
 from sparkscore.spec.pipeline import Entry, OutputEntry, Pipeline
@@ -25,6 +26,7 @@ from sparkscore.spec.scoring import (
     HELPER_COLS,
     POINTER_COL,
     ErrorPlan,
+    Image,
     InputPlan,
     OutputPlan,
     ScoringPlan,
@@ -74,6 +76,8 @@ def bind(pipeline: Pipeline, model: PinnedModel, signature: Signature, schema: p
         SPS-SPEC-COLUMN, -TYPE, -INPUT, -OUTPUT, -VALUE, -COLLISION.
     ModelError
         SPS-MODEL-TYPE: a graph input or output that cannot be scored. SPS-MODEL-ENCODER: an encoder's file.
+    ClusterError
+        SPS-ENV-PACKAGE: an input of images, and no Pillow.
     """
     _check_types(signature)
     columns = Columns(schema)
@@ -97,6 +101,7 @@ def bind(pipeline: Pipeline, model: PinnedModel, signature: Signature, schema: p
         fixed_batch=fixed_batch,
         payload=pipeline.quarantine.payload,
         deny=tuple(columns.name(name) for name in pipeline.quarantine.deny),
+        decoder=installed_decoder() if any(isinstance(part, Image) for one in inputs for part in one.parts) else "",
     )
     narrowing = tuple(dict.fromkeys(message for one in bound for message in one.narrowing))
     return Binding(plan, narrowing, (*warnings, *said, *dropped))
@@ -335,6 +340,7 @@ def _session(pipeline: Pipeline) -> SessionPlan:
     return SessionPlan(
         device=model.device,
         precision=model.precision,
+        weights="lean" if model.weights == "lean" else "fast",
         providers=tuple((name, tuple(options.items())) for name, options in model.providers.items()),
         load_timeout_s=pipeline.on_error.load_timeout_s,
     )

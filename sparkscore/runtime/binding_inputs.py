@@ -13,8 +13,8 @@ from sparkscore.errors import error
 from sparkscore.runtime.casts import cast, prepare_fix, type_text
 from sparkscore.runtime.encoders.category import vocabulary, width
 from sparkscore.runtime.encoders.text import load_tokenizer
+from sparkscore.runtime.loading import TensorInfo
 from sparkscore.runtime.models import PinnedModel
-from sparkscore.runtime.session import TensorInfo
 from sparkscore.spec.columns import Field, resolve
 from sparkscore.spec.pipeline import CategoryEntry, ColumnsEntry, Entry, ImageEntry, Pipeline, TextEntry
 from sparkscore.spec.scoring import Category, Image, InputPlan, Missing, Numbers, Part, Tensor, Text
@@ -201,7 +201,8 @@ class _Binder:
             self._refuse("SPS-SPEC-VALUE", entry.image, "scaled pixels are no uint8", fix)
         missing = self._missing(entry, text=True, fill=False)
         name = (self.columns.name(entry.image),)
-        return Image(name, missing, entry.size, entry.layout, entry.dtype, entry.scale, entry.mean, entry.std)
+        how = (entry.size, entry.layout, entry.dtype, entry.scale, entry.mean, entry.std, entry.decode)
+        return Image(name, missing, *how)
 
     # -- checks ----------------------------------------------------------------------------------------
 

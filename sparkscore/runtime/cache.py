@@ -16,6 +16,7 @@ from typing import Any
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
+from sparkscore.runtime.weights import shared_weights
 from sparkscore.spec.scoring import ModelFile, ModelRef
 
 __all__ = [
@@ -53,6 +54,8 @@ def local_folder(ref: ModelRef, source: Callable[[ModelFile], str] | None = None
     """Give a local folder that holds exactly the pinned bytes; fetch them when it is not there.
 
     Up to 2 GiB every file is hashed at each call, larger models once in each process. A damaged copy is fetched again.
+    Beside the folder lie the weights of a large file, for processes to share (`sparkscore.runtime.weights`): compared
+    with the file at each call, and written again when they differ.
 
     Parameters
     ----------
@@ -69,12 +72,14 @@ def local_folder(ref: ModelRef, source: Callable[[ModelFile], str] | None = None
         `SPS-ENV-ACCESS` when the cache cannot be written, or the source not be read.
     """
     folder = _place(ref)
-    if _is_whole(folder, ref):
+    if _is_whole(folder, ref) and _is_shared(folder, ref):
         return folder
     with _lock(ref.sha256):  # the others wait here, and find it
         if not _is_whole(folder, ref):
             with fresh_folder() as scratch:
                 _replace(folder, _fetched(ref, source, scratch / "model"), ref)
+        if not _is_shared(folder, ref):
+            _share(folder, ref)
     return folder
 
 
@@ -227,6 +232,24 @@ def _is_whole(folder: Path, ref: ModelRef) -> bool:
     if whole:
         _remember(folder, ref)
     return whole
+
+
+def _is_shared(folder: Path, ref: ModelRef) -> bool:
+    with _cache_access(folder):
+        try:
+            weights = shared_weights(folder, ref.main)
+        except FileNotFoundError:  # another process is just replacing it
+            return False
+        return weights is None or weights.is_whole()
+
+
+def _share(folder: Path, ref: ModelRef) -> None:
+    """Write the weights of a whole folder to a file of their own; the lock is held, so all processes map one file."""
+    weights = shared_weights(folder, ref.main)
+    with fresh_folder() as scratch, _cache_access(folder):
+        if weights is not None:
+            weights.write(scratch / "weights")
+            (scratch / "weights").replace(weights.file)
 
 
 def _remember(folder: Path, ref: ModelRef) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sparkscore.errors import error
+from sparkscore.runtime.loading import Signature, TensorInfo
 from sparkscore.runtime.memory import memory_limit_bytes, oom_kills
 from sparkscore.runtime.providers import lost_context
-from sparkscore.runtime.session import Array, CallTimeout, Feeds, Session, Signature, TensorInfo
+from sparkscore.runtime.session import Array, CallTimeout, Feeds, Session
 from sparkscore.runtime.watchdog import watchdog
 from sparkscore.runtime.wire import SharedMemory, pack, receive, send
 from sparkscore.spec.scoring import ModelRef, SessionPlan

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparkscore.errors import error
 from sparkscore.runtime import files
-from sparkscore.runtime.session import Signature, TensorInfo
+from sparkscore.runtime.loading import Signature, TensorInfo
 
 __all__ = ["Package", "assert_recorded", "read_package"]
 

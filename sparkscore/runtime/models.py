@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import cache, files, registry
 from sparkscore.runtime.admission import admit
+from sparkscore.runtime.loading import read_signature
 from sparkscore.runtime.mlmodel import Package, assert_recorded, read_package
 from sparkscore.runtime.onnx_file import ExternalData, external_data
-from sparkscore.runtime.session import read_signature
 from sparkscore.spec.scoring import ModelFile, ModelRef
 
 __all__ = ["PinnedModel", "pin"]

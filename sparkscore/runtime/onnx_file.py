@@ -17,7 +17,7 @@ import numpy as np
 
 from sparkscore.errors import error
 
-__all__ = ["ExternalData", "GraphFacts", "external_data", "read_graph"]
+__all__ = ["ExternalData", "GraphFacts", "external_data", "read_graph", "spans"]
 
 MAX_NODES = 100_000
 _MAX_FIELDS = 10_000_000  # about 10 s of reading; runs of unpacked numbers count once
@@ -130,6 +130,17 @@ def read_graph(path: Path, model: str = "", *, weights: bool = False) -> GraphFa
             model=model,
         ) from None
     return reader.facts()
+
+
+def spans(message: memoryview) -> Iterator[tuple[int, int, int, int]]:
+    """Walk a message of a file that `read_graph` has read: each field's key, its start, that of its value, its end."""
+    position = 0
+    while position < len(message):
+        start = position
+        key, position = _varint(message, position)
+        length, value = (0, position) if key & 7 == 0 else _length(message, position, key & 7)
+        position = _varint(message, position)[1] if key & 7 == 0 else value + length
+        yield key, start, value, position
 
 
 @dataclass

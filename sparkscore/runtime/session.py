@@ -1,21 +1,18 @@
-"""A verified model folder turned into a warm ONNX Runtime session whose provider is proven, cached per process."""
+"""A verified model folder turned into a warm session whose provider is proven, cached per process."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
 import os
 import statistics
-import sys
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,18 +22,15 @@ from numpy.typing import NDArray
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import providers as eps
-from sparkscore.runtime.onnx_file import external_data
+from sparkscore.runtime.loading import DTYPES, inference_session, onnxruntime, signature_of, versions
 from sparkscore.runtime.watchdog import CallTimeout, watchdog
 from sparkscore.spec.scoring import ModelRef, SessionPlan
 
 __all__ = [
     "CallTimeout",
     "Session",
-    "Signature",
-    "TensorInfo",
     "clear_sessions",
     "open_session",
-    "read_signature",
 ]
 
 logger = logging.getLogger(__name__)
@@ -46,40 +40,9 @@ CACHE_BYTES = 4 * 1024**3  # bytes of model files behind the cached sessions; th
 _WARM_UP_TIMEOUT_S = 30.0
 _SHRINK_FLOOR_BYTES = 1024 * 1024  # smaller calls are not measured at all
 _SHRINK_FACTOR = 4
-_MAX_TEXT = 1000
-
-_DTYPES = {
-    "tensor(bool)": "bool",
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(string)": "str",
-    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """A graph input or output: name, dtype, and shape with None for free dimensions, batch axis included.
-
-    `dtype` is a numpy name, 'str' for strings, or ONNX Runtime's own text for a type that cannot be scored, such as
-    ``tensor(bfloat16)`` or ``seq(map(int64,tensor(float)))``.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What the graph asks for and gives, in its own order; inputs with an initialiser of their own are left out."""
-
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
 
 
 class Session:
@@ -111,7 +74,7 @@ class Session:
         self._make = make
         self._inner = make()
         self.provider: str = self._inner.get_providers()[0]
-        self.signature = _signature(self._inner)
+        self.signature = signature_of(self._inner)
         self.size_bytes = size_bytes
         self.versions = versions()
         self.sizes: dict[Any, Any] = {}
@@ -152,7 +115,7 @@ class Session:
         CallTimeout
             The call was ended. Whatever else ONNX Runtime raises passes through: isolation tells it apart.
         """
-        options = _onnxruntime().RunOptions()
+        options = onnxruntime().RunOptions()
         if self._is_outsized(feeds):
             gpu = "" if self.provider == eps.CPU else ";gpu:0"
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"cpu:0{gpu}")
@@ -186,7 +149,7 @@ class Session:
         timeout_s = load_timeout_s if self.provider == eps.TENSORRT else min(load_timeout_s, _WARM_UP_TIMEOUT_S)
         started = time.perf_counter()
         try:
-            self.run(self.warm_up, [o.name for o in self.signature.outputs if o.dtype in _DTYPES.values()], timeout_s)
+            self.run(self.warm_up, [o.name for o in self.signature.outputs if o.dtype in DTYPES.values()], timeout_s)
         except Exception as cause:  # boundary: whether zeros can be scored is a fact to remember, not a failure
             self.warm_up_error = f"{type(cause).__name__}: {cause}"
             logger.debug("the warm-up input cannot be scored: %s", type(cause).__name__)
@@ -197,7 +160,7 @@ class Session:
     def _zeros(self) -> dict[str, Array] | None:
         """Zeros of the graph's shapes, with 1 for free dimensions; '' for strings."""
         inputs = self.signature.inputs
-        if any(info.dtype not in _DTYPES.values() for info in inputs):
+        if any(info.dtype not in DTYPES.values() for info in inputs):
             return None
         try:
             return {i.name: _zero(i.dtype, tuple(1 if d is None else d for d in i.shape)) for i in inputs}
@@ -250,7 +213,7 @@ def open_session(ref: ModelRef, plan: SessionPlan, folder: Path, *, warm: bool =
     ref : ModelRef
         The pinned model; its sha256 is part of the cache's key.
     plan : SessionPlan
-        Device, threads, precision, provider options and the time that a load may take.
+        Device, threads, precision, form of the weights, provider options and the time that a load may take.
     folder : Path
         Local folder with the verified files (`sparkscore.runtime.cache.local_folder`).
     warm : bool
@@ -274,7 +237,7 @@ def open_session(ref: ModelRef, plan: SessionPlan, folder: Path, *, warm: bool =
     The cache holds at most ``SPARKSCORE_SESSION_CACHE_BYTES`` (default 4 GiB) of model files, least recently used out
     first. `clear_sessions` empties it.
     """
-    asked = eps.providers_for(plan, _onnxruntime().get_available_providers())
+    asked = eps.providers_for(plan, onnxruntime().get_available_providers())
     key = _key(ref, plan, asked)
     with _cache.lock:  # also while loading: two threads that want one model must not load it twice
         held = _cache.sessions.get(key)
@@ -302,51 +265,10 @@ def clear_sessions() -> None:
         _cache.sessions.clear()
 
 
-def read_signature(folder: Path, main: str) -> Signature:
-    """Read what the graph asks for and gives, on the CPU, without keeping a session.
-
-    Parameters
-    ----------
-    folder : Path
-        The model's local folder.
-    main : str
-        Path of the ONNX file in it.
-
-    Raises
-    ------
-    ModelError
-        As `open_session`.
-    """
-    options = _options(threads=1)
-    options.graph_optimization_level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
-    return _signature(_inference_session(folder / main, options, ((eps.CPU, ()),), main))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a call's result depends on: python, numpy, onnxruntime."""
-    python = ".".join(map(str, sys.version_info[:3]))
-    return {"python": python, "numpy": np.__version__, "onnxruntime": _onnxruntime().__version__}
-
-
-@functools.cache
-def _onnxruntime() -> Any:
-    """The module, once the installed wheels are known to be one; they do not change under a running process."""
-    try:
-        import onnxruntime
-    except ImportError as cause:
-        raise error(
-            "SPS-ENV-PACKAGE",
-            f"Expected the package onnxruntime in this Python. Got: {cause}.",
-            "pip install onnxruntime (or onnxruntime-gpu) there.",
-        ) from cause
-    eps.only_distribution(eps.installed_distributions())
-    return onnxruntime
-
-
 def _key(ref: ModelRef, plan: SessionPlan, asked: eps.Providers) -> str:
     # `device` and `main` stand beside the list: auto and cuda may ask for the same and end differently.
-    parts = [ref.sha256, ref.main, plan.device, asked, plan.precision, plan.threads, _onnxruntime().__version__]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    parts = [ref.sha256, ref.main, plan.device, asked, plan.precision, plan.weights, plan.threads]
+    return hashlib.sha256(json.dumps([*parts, onnxruntime().__version__]).encode()).hexdigest()
 
 
 def _limit_bytes() -> int:
@@ -383,15 +305,14 @@ def _load(
     ref: ModelRef, plan: SessionPlan, folder: Path, asked: eps.Providers, gone: threading.Event, *, warm: bool
 ) -> Session:
     size_bytes = sum(f.size_bytes for f in ref.files if not f.path.startswith("encoders/"))
-    make = partial(_inference_session, folder / ref.main, _options(plan.threads), asked, ref.uri)
+    make = partial(inference_session, folder, ref.main, plan, name=ref.uri)
     try:
-        session = _proven(Session(make, size_bytes=size_bytes), plan.device, asked)
+        session = _proven(Session(partial(make, asked), size_bytes=size_bytes), plan.device, asked)
     except SparkscoreError as cause:
         if cause.code != "SPS-ENV-PROVIDER" or plan.device != "auto":
             raise
         logger.warning("fallback: %s runs on the CPU: %s", ref.uri, cause.message)
-        make = partial(_inference_session, folder / ref.main, _options(plan.threads), ((eps.CPU, ()),), ref.uri)
-        session = Session(make, size_bytes=size_bytes)
+        session = Session(partial(make, ((eps.CPU, ()),)), size_bytes=size_bytes)
     if warm and not gone.is_set():
         session.warm(plan.load_timeout_s)
     return session
@@ -402,90 +323,6 @@ def _proven(session: Session, device: str, asked: eps.Providers) -> Session:
     if session.provider != asked[0][0]:
         raise eps.provider_missing(device, asked[0][0], session.provider)
     return session
-
-
-def _options(threads: int) -> Any:
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 4  # at 3 it prints what its exceptions say, with the row's values, to the worker's log
-    # Spinning keeps cores busy after each run and gains no throughput (performance.md §5).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return options
-
-
-def _inference_session(main: Path, options: Any, asked: eps.Providers, name: str) -> Any:
-    """Load from bytes where the model is one file: then ONNX Runtime opens no other file, whatever the graph says."""
-    ort = _onnxruntime()
-    if any(provider == eps.CUDA for provider, _ in asked) and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds CUDA and cuDNN in NVIDIA's wheels
-    try:
-        source: str | bytes = str(main) if external_data(main) else main.read_bytes()
-        session = ort.InferenceSession(
-            source,
-            sess_options=options,
-            providers=[provider for provider, _ in asked],
-            provider_options=[dict(settings) for _, settings in asked],
-            enable_fallback=0,
-        )
-    except SparkscoreError:
-        raise
-    except Exception as cause:  # boundary: ONNX Runtime's load errors have no common class
-        raise _load_error(cause, name, asked[0][0]) from cause
-    session.disable_fallback()
-    return session
-
-
-def _load_error(cause: Exception, name: str, provider: str) -> SparkscoreError:
-    text = str(cause).strip()[:_MAX_TEXT].rstrip(".")  # it repeats names, which a file may choose
-    lower = text.lower()
-    if isinstance(cause, FileNotFoundError) or type(cause).__name__ == "NoSuchFile":
-        return error("SPS-MODEL-MISSING", f"Expected the ONNX file of {name}. Got: {text}.", "Check model.uri.")
-    if "external" in lower:
-        return error(
-            "SPS-MODEL-EXTERNAL",
-            f"Expected the external data of {name} beside it, whole. Got: {text}.",
-            "Publish the model again with all of its files, in one folder.",
-        )
-    if "type error" in lower or type(cause).__name__ == "NotImplemented":
-        return error(
-            "SPS-MODEL-TYPE",
-            f"Expected types that {provider} can run in {name}. Got: {text}.",
-            "Export the model with other types, or another opset.",
-        )
-    if "cuda" in lower or "tensorrt" in lower or "provider" in lower:
-        return error(
-            "SPS-ENV-PROVIDER",
-            f"Expected {provider} to start for {name}. Got: {text}.",
-            "Mend the driver, the CUDA libraries or model.providers, or set model.device: cpu.",
-        )
-    if isinstance(cause, MemoryError) or "bad_alloc" in lower or "failed to allocate" in lower:
-        return error(
-            "SPS-CLUSTER-WORKER",
-            f"Expected memory enough to load {name}. Got: {text}.",
-            "Give the executors more memory, or run fewer tasks on each.",
-        )
-    return error(
-        "SPS-MODEL-FORMAT",
-        f"Expected {name} to be a model that ONNX Runtime {_onnxruntime().__version__} loads. Got: {text}.",
-        "Export it again; check the opset, and that the file is whole.",
-    )
-
-
-def _signature(inner: Any) -> Signature:
-    return Signature(_infos(inner.get_inputs()), _infos(inner.get_outputs()))
-
-
-def _infos(nodes: Sequence[Any]) -> tuple[TensorInfo, ...]:
-    return tuple(TensorInfo(n.name, _DTYPES.get(n.type, n.type), tuple(map(_dimension, n.shape or ()))) for n in nodes)
-
-
-def _dimension(size: object) -> int | None:
-    return size if isinstance(size, int) and size >= 0 else None
 
 
 def _zero(dtype: str, shape: tuple[int, ...]) -> Array:

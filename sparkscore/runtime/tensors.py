@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass
 class Tally:
-    """What encoding has cost so far, over all batches."""
+    """What encoding costs."""
 
     copied_bytes: int = 0
     rows_truncated: int = 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparkscore.errors import SparkscoreError, error
+from sparkscore.runtime.ahead import ahead
 from sparkscore.runtime.cache import local_folder
 from sparkscore.runtime.crumbs import Crumb
 from sparkscore.runtime.encoders import Encoder, Group
@@ -20,6 +23,7 @@ from sparkscore.runtime.guard import GuardedSession
 from sparkscore.runtime.outputs import output_type
 from sparkscore.runtime.providers import CPU
 from sparkscore.runtime.session import Session, open_session
+from sparkscore.runtime.tensors import Tally
 from sparkscore.scoring.assembly import Assembly, Scored
 from sparkscore.scoring.batching import SLACK, auto_rows, call_rows, micro_batches, rebatch, window_rows
 from sparkscore.scoring.calls import ModelCall
@@ -34,6 +38,16 @@ from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ModelFile, ScoringPlan
 __all__ = ["Counts", "Scorer", "open_scorer", "result_schema"]
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A batch on its way to the model; `faults` gets more, and `tally` counts on, while it is scored."""
+
+    batch: pa.RecordBatch
+    faults: Faults
+    groups: list[Group]
+    tally: Tally
 
 
 class Scorer:
@@ -87,6 +101,10 @@ class Scorer:
         self._assembly = Assembly(plan, folder)
         self._call_rows = plan.fixed_batch or plan.batch_size
         self._about_rows = 1  # of a call, where the plan does not say: told by the first rows
+        # Something works while the next batch is read and encoded. Not where a batch may kill: the crumb must say which
+        # one was looked at.
+        idle = session.provider != CPU or plan.session.threads > 1
+        self._reads_ahead = idle and not isinstance(session, GuardedSession)
         self._bad_streak = 0
         self._unproven = plan.prove_batch and self._call_rows != 1
         self._call = ModelCall(plan, session, self._assembly.names, in_worker=in_worker)
@@ -136,35 +154,47 @@ class Scorer:
         first = next(read, None)
         if first is None:
             return
-        addresses = Ends(first.schema)
+        self._ends = Ends(first.schema)
         self._about_rows = call_rows(auto_rows(self.plan, first), self.session.size_bytes, self.session.provider)
         rows = window_rows(self.plan, first)
         if self._call_rows is not None:
             rows = self._call_rows * max(1, rows // self._call_rows)
-        for batch in rebatch(chain([first], read), rows, SLACK if self._call_rows is None else 1.0):
-            if self._crumb is not None:
-                self._crumb.begin(batch.num_rows, addresses.of(batch), self._call_rows or rows, self.counts.oom_splits)
-            scored = self._scored(batch)
-            self._mark("emit")
-            yield scored
-            self._mark("read")
+        encoded = map(self._encoded, rebatch(chain([first], read), rows, SLACK if self._call_rows is None else 1.0))
+        with closing(ahead(encoded)) if self._reads_ahead else nullcontext(encoded) as works:
+            for work in works:
+                if self._reads_ahead:
+                    self._begin(work.batch)
+                scored = self._scored(work)
+                self._mark("emit")
+                yield scored
+                self._mark("read")
+
+    def _begin(self, batch: pa.RecordBatch) -> None:
+        if self._crumb is not None:
+            target_rows = self._call_rows or self._about_rows
+            self._crumb.begin(batch.num_rows, self._ends.of(batch), target_rows, self.counts.oom_splits)
 
     def _mark(self, phase: str) -> None:
         if self._crumb is not None:
             self._crumb.mark(phase)
 
-    def _scored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        faults = Faults(batch.num_rows)
+    def _encoded(self, batch: pa.RecordBatch) -> _Encoded:
+        if not self._reads_ahead:
+            self._begin(batch)
+        faults, tally = Faults(batch.num_rows), Tally()
         mark_corrupt(batch, faults)
-        scored = Scored(batch.num_rows)
-        for group in self._encoder.encode(batch, faults):
+        return _Encoded(batch, faults, self._encoder.encode(batch, faults, tally), tally)
+
+    def _scored(self, work: _Encoded) -> pa.RecordBatch:
+        batch, faults, scored = work.batch, work.faults, Scored(work.batch.num_rows)
+        for group in work.groups:
             if self._crumb is not None:
                 self._crumb.call()
             self._score_group(group, scored, faults)
             self._mark("post")
         columns = self._assembly.columns(scored, faults)
         found = self._verdicts(batch, faults, scored) if faults.any else {}
-        self._count(batch.num_rows, found)
+        self._count(work, found)
         arrays = [*(batch.column(name) for name in self.plan.keep), *columns]
         if self.plan.pointers == "all":
             arrays.append(pointers(batch))
@@ -205,12 +235,12 @@ class Scorer:
         bad = {row: faults.get(row) for row in np.flatnonzero(faults.bad).tolist()}
         return verdicts(batch, bad, self.plan, scored.calls())
 
-    def _count(self, n: int, found: dict[int, Verdict]) -> None:
-        counts, limits = self.counts, self.plan.on_error
+    def _count(self, work: _Encoded, found: dict[int, Verdict]) -> None:
+        n, counts, limits = work.batch.num_rows, self.counts, self.plan.on_error
         counts.rows_ok += n - len(found)
         counts.rows_bad += len(found)
-        for name, cost in vars(self._encoder.tally).items():
-            setattr(counts, name, cost)
+        for name, cost in vars(work.tally).items():
+            setattr(counts, name, getattr(counts, name) + cost)
         counts.guard_deaths = self.session.deaths if isinstance(self.session, GuardedSession) else 0
         for verdict in found.values():
             code = verdict["error_code"]

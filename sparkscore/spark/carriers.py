@@ -11,7 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -152,16 +152,19 @@ class ColumnTask:
 def worker_scorer(plan: ScoringPlan, crumb: Crumb | None = None) -> Scorer:
     """Open the plan's scorer in this process; the session behind it is made once a process.
 
-    A task that owns a GPU shows only that one to CUDA, before ONNX Runtime is asked for it.
+    The model gets as many threads as the task has cores (``spark.task.cpus``). A task that owns a GPU shows only that
+    one to CUDA, before ONNX Runtime is asked for it.
     """
     from pyspark import TaskContext
 
-    context = TaskContext.get()
-    gpus = context.resources().get("gpu") if context is not None else None
-    if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
+    context, attempt = TaskContext.get(), 0
+    if context is not None:
+        attempt = context.attemptNumber()
+        plan = replace(plan, session=replace(plan.session, threads=context.cpus()))
+        gpus = context.resources().get("gpu")
+        if gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
     source = partial(_handed_out, plan.model) if plan.model.location.startswith("artifact:") else None
-    attempt = context.attemptNumber() if context is not None else 0
     return open_scorer(plan, source, in_worker=context is not None, attempt=attempt, crumb=crumb)
 
 

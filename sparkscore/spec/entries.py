@@ -161,6 +161,7 @@ class ImageEntry(_Entry):
     scale: Float = 1.0
     mean: _Rgb = ()
     std: Annotated[_Rgb, AfterValidator(_no_zero)] = ()
+    decode: Literal["full", "scaled"] = "full"
 
 
 _KINDS: dict[str, type[_Entry]] = {

@@ -60,7 +60,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "device": "cpu, cuda and tensorrt fail when they are not there; auto may fall back, and says so",
         "batch_size": "rows of one model call, or auto",
         "precision": "as_is",
-        "weights": "auto or fast",
+        "weights": "how workers hold the weights: packed (fast), shared (lean), or auto: lean where memory is scarce",
         "golden": "file of rows with expected outputs and tolerance",
         "verify": "digest: bytes are verified before each load",
         "allow_links": "let a symbolic link leave the model's folder",
@@ -93,6 +93,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "scale": "factor on the pixels, before mean and std",
         "mean": "three numbers, red, green, blue",
         "std": "three numbers, red, green, blue",
+        "decode": "`scaled` reads a JPEG at a half, a quarter or an eighth of its size: faster, with other pixels.",
     },
     "Missing": {},
     "OutputEntry": {

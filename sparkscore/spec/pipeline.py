@@ -51,7 +51,7 @@ class Model(Closed):
     device: Literal["cpu", "cuda", "tensorrt", "auto"] = "cpu"
     batch_size: Annotated[Positive | None, BeforeValidator(_batch_size)] = None
     precision: Annotated[Literal["as_is"], later("tf32", "fp16", "int8")] = "as_is"
-    weights: Annotated[Literal["auto", "fast"], later("lean")] = "auto"
+    weights: Literal["auto", "fast", "lean"] = "auto"
     golden: Uri | None = None
     verify: Annotated[Literal["digest"], later("oms")] = "digest"
     allow_links: Flag = False

@@ -84,6 +84,7 @@ class Image(Part):
     """One binary column of an encoded image, decoded to RGB, resized to (height, width), scaled and normalised.
 
     value = (pixel * scale - mean[c]) / std[c], in float32, then cast to `dtype`; `layout` orders the axes.
+    `decode="scaled"` lets a JPEG be decoded at a half, a quarter or an eighth of its size before it is resized.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -92,6 +93,7 @@ class Image(Part):
     scale: float = 1.0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    decode: Literal["full", "scaled"] = "full"
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,15 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class SessionPlan:
-    """How the ONNX Runtime session is made: device policy, threads, precision, options per provider."""
+    """How the ONNX Runtime session is made: device policy, threads, precision, options per provider.
+
+    `weights` is "lean" where the session computes on the weights as they are in the file, not on packed copies.
+    """
 
     device: Literal["cpu", "cuda", "tensorrt", "auto"] = "cpu"
     threads: int = 1
     precision: str = "as_is"
+    weights: Literal["fast", "lean"] = "fast"
     providers: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     load_timeout_s: float = 600.0
 
@@ -202,7 +208,8 @@ class ScoringPlan:
     (as many axes as `row_shape`): a call is then one row, fed without that axis. `prove_batch` makes the first batch
     prove that rows do not depend on their neighbours. `pointers="all"` adds each row's address as `_ss_pointer` before
     `err`, for runs whose rows have no keys. `deny` are columns that no payload holds; under
-    `payload="encrypted"` there is a payload only with a `sealing`.
+    `payload="encrypted"` there is a payload only with a `sealing`. `decoder` are the packages that turn images into
+    pixels, as `sparkscore.runtime.encoders.decoders` names them; "" is what the worker has.
     """
 
     model: ModelRef
@@ -219,6 +226,7 @@ class ScoringPlan:
     deny: tuple[str, ...] = ()
     sealing: Sealing | None = None
     pointers: Literal["errors", "all"] = "errors"
+    decoder: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:

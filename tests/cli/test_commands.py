@@ -15,6 +15,7 @@ from sparkscore.ledger.events import EventLog
 from sparkscore.ledger.plans import InputFile, Plan, Unit, unit_id, write_plan
 from sparkscore.ledger.store import LocalStore
 from tests.run.conftest import linear_model
+from tests.scoring.graphs import FLOAT, graph, helper
 
 
 @pytest.fixture
@@ -137,6 +138,19 @@ def test_model_inspect_tells_tensors_files_and_digest(sparkscore, tmp_path: Path
 
 def test_model_inspect_of_no_model(sparkscore, tmp_path: Path) -> None:
     assert sparkscore("model", "inspect", tmp_path / "no.onnx").exit_code == 5
+
+
+def test_model_wrap_writes_a_model_of_bytes_and_says_how_to_feed_it(sparkscore, tmp_path: Path) -> None:
+    floats = helper.make_node("ReduceMean", ["x"], ["y"], axes=[1, 2, 3], keepdims=0)
+    made = graph([floats], [("x", FLOAT, ["n", 3, 4, 6])], [("y", FLOAT, ["n"])])
+    (tmp_path / "floats.onnx").write_bytes(made)
+    settings = ("--scale", "0.0039", "--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.2", "0.3")
+    told = sparkscore("model", "wrap", tmp_path / "floats.onnx", tmp_path / "bytes", *settings)
+    assert "x: {image: COLUMN, size: [4, 6], layout: nhwc, dtype: uint8}" in told.out
+    assert "on 8 images; largest difference 0\n" in told.out
+    found = sparkscore("model", "inspect", tmp_path / "bytes", "--json").json
+    assert found["inputs"] == [{"kind": "input", "name": "x", "dtype": "uint8", "shape": [None, 4, 6, 3]}]
+    assert sparkscore("model", "wrap", tmp_path / "floats.onnx", tmp_path / "bytes").exit_code == 2
 
 
 def test_spec_validate_and_show_tell_what_a_file_comes_to(sparkscore, pipeline_file) -> None:

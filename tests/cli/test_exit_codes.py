@@ -20,7 +20,7 @@ pytestmark = pytest.mark.spark
 # pipeline.md §10
 RESULT_KEYS = {
     *("run_id", "state", "exit_code", "code", "message", "planned_rows", "ok_rows", "quarantined_rows"),
-    *("filtered_rows", "units", "model", "providers", "scan", "sink", "quarantine", "ledger"),
+    *("filtered_rows", "units", "model", "providers", "scan", "weights", "sink", "quarantine", "ledger"),
     *("started_at", "ended_at", "rows_per_s"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sparkscore.errors import SparkscoreError
+from sparkscore.run.planning import bound, make_plan, restore
+from sparkscore.runtime.encoders.decoders import installed_decoder
+from sparkscore.scoring.scorer import open_scorer
 from tests.contract.cases import saved
 from tests.run.conftest import delta_rows, write_rows
 from tests.scoring.graphs import FLOAT, INT64, graph, helper
@@ -113,6 +117,21 @@ def test_each_kind_of_bad_row_has_its_code_and_address_and_the_others_are_scored
     summary = run.summary()
     assert (summary.ok_rows, summary.quarantined_rows) == (7, 13)
     assert summary.quarantined_by_code["SPS-ROW-NULL"] == 3
+
+
+def test_an_attempt_decodes_images_by_the_packages_that_its_run_was_planned_with(spark, pipeline, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": [1], "image": [picture()]}), tmp_path / "in" / "x.parquet")
+    total = helper.make_node("ReduceSum", ["pixels", "axes"], ["y"], keepdims=0)
+    made = graph([total], [("pixels", FLOAT, ["n", 3, 2, 2])], [("y", FLOAT, ["n"])], [("axes", np.array([1, 2, 3]))])
+    model, inputs = {"uri": saved(tmp_path / "model", made)}, {"pixels": {"image": "image", "size": [2, 2]}}
+    mine = pipeline(model=model, inputs=inputs, outputs={"score": "y"}).spec
+    plan = make_plan(spark, bound(spark, mine), "r1")
+    assert plan.header["decoder"] == installed_decoder()
+
+    later = restore(spark, mine, replace(plan, header={**plan.header, "decoder": "pillow==1.0"}))
+    with pytest.raises(SparkscoreError, match=r"\[SPS-ENV-PACKAGE\] .* planned with: pillow==1\.0\."):
+        open_scorer(later.scoring)
 
 
 def test_a_run_without_a_good_row_fails_and_its_rows_are_told(spark, pipeline, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.runtime.binding import Binding, bind
+from sparkscore.runtime.loading import Signature, TensorInfo
 from sparkscore.runtime.models import PinnedModel
-from sparkscore.runtime.session import Signature, TensorInfo
 from sparkscore.spec.pipeline import load_pipeline
 from sparkscore.spec.scoring import ModelRef
 

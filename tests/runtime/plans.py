@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from sparkscore.runtime.encoders import Encoder, Group
 from sparkscore.runtime.faults import Faults
+from sparkscore.runtime.tensors import Tally
 from sparkscore.spec.scoring import InputPlan, ModelRef, Numbers, Part, ScoringPlan
 
 MODEL = ModelRef("file:m", "1", "0" * 64, "m", "model.onnx", ())
@@ -36,7 +37,7 @@ def batch(**columns: Any) -> pa.RecordBatch:
 
 def encode(batch: pa.RecordBatch, *inputs: InputPlan, folder: Path = Path()) -> tuple[list[Group], Faults]:
     faults = Faults(batch.num_rows)
-    return encoder(*inputs, folder=folder).encode(batch, faults), faults
+    return encoder(*inputs, folder=folder).encode(batch, faults, Tally()), faults
 
 
 def codes(faults: Faults) -> dict[int, str]:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from sparkscore.runtime.encoders import Encoder
 from sparkscore.runtime.faults import Faults
 from sparkscore.runtime.outputs import OutputColumn
+from sparkscore.runtime.tensors import Tally
 from tests.runtime.bench import SCHEMA, Bench
 
 
@@ -192,7 +193,7 @@ def test_a_bound_plan_scores_a_batch_through_onnx_runtime(bench):
     )
     faults = Faults(3)
 
-    group = Encoder(plan, bench.model.folder).encode(cells, faults)[0]
+    group = Encoder(plan, bench.model.folder).encode(cells, faults, Tally())[0]
     column, bad = OutputColumn(plan.outputs[0], bench.model.folder).build(session.run(["y"], group.feeds)[0])
 
     x = np.array([[1, 4, 7], [3, 6, 9]], np.float64)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkscore.runtime.faults import Faults
+from sparkscore.runtime.tensors import Tally
 from sparkscore.spec.scoring import Missing, Numbers, Tensor
 from tests.runtime.plans import batch, codes, encode, encoder, message, tensor
 
@@ -72,11 +73,13 @@ def test_memory_off_the_types_boundary_is_copied_and_counted():
     offsets = pa.array([1, 9, 17], pa.int32()).buffers()[1]
     one = encoder(vector(2))
 
-    feed = one.encode(batch(v=pa.Array.from_buffers(pa.binary(), 2, [None, offsets, raw])), Faults(2))[0].feeds["x"]
+    feed = one.encode(
+        batch(v=pa.Array.from_buffers(pa.binary(), 2, [None, offsets, raw])), Faults(2), tally := Tally()
+    )[0].feeds["x"]
 
     np.testing.assert_array_equal(feed, np.array([[1, 2], [3, 4]], np.float32))
     assert feed.flags.aligned
-    assert one.tally.copied_bytes == 16
+    assert tally.copied_bytes == 16
 
 
 def test_a_flat_list_takes_the_graphs_fixed_dimensions():
@@ -136,10 +139,10 @@ def test_nested_fixed_size_lists_of_a_slice_are_viewed():
     column = pa.FixedSizeListArray.from_arrays(inner, 3).slice(1, 2)
     one = encoder(tensor("float32", (3, 2), Tensor(("v",), shape=(3, 2))))
 
-    feed = one.encode(batch(v=column), Faults(2))[0].feeds["x"]
+    feed = one.encode(batch(v=column), Faults(2), tally := Tally())[0].feeds["x"]
 
     np.testing.assert_array_equal(feed, np.arange(6, 18, dtype=np.float32).reshape(2, 3, 2))
-    assert one.tally.copied_bytes == 0
+    assert tally.copied_bytes == 0
 
 
 def test_an_inner_null_follows_the_policy_of_the_row():

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from sparkscore.errors import ModelError, SpecError
 from sparkscore.runtime.encoders import text as text_module
 from sparkscore.runtime.faults import Faults
+from sparkscore.runtime.tensors import Tally
 from sparkscore.spec.scoring import Missing, Text
 from tests.runtime.plans import batch, codes, encode, encoder, message, tensor
 
@@ -66,22 +67,22 @@ def test_a_graph_with_a_fixed_length_is_padded_to_it(folder):
 def test_over_long_texts_are_cut_and_counted_once(folder):
     one = encoder(text(name="a"), text("attention_mask", name="b"), folder=folder)
 
-    groups = one.encode(texts("good good good", "good good good bad", "film"), Faults(3))
+    groups = one.encode(texts("good good good", "good good good bad", "film"), Faults(3), tally := Tally())
 
     assert groups[0].feeds["a"].tolist() == [[2, 4, 4, 4, 3], [2, 4, 4, 4, 3], [2, 6, 3, 7, 7]]
-    assert one.tally.rows_truncated == 1
+    assert tally.rows_truncated == 1
 
 
 def test_over_long_texts_can_be_refused(folder):
     one = encoder(text(overlong="error"), folder=folder)
     faults = Faults(2)
 
-    groups = one.encode(texts("good good good good", "bad"), faults)
+    groups = one.encode(texts("good good good good", "bad"), faults, tally := Tally())
 
     assert codes(faults) == {0: "SPS-ROW-LENGTH"}
     assert message(faults, 0) == "Expected at most 5 tokens in column 't', got more"
     assert groups[0].rows.tolist() == [1]
-    assert one.tally.rows_truncated == 0
+    assert tally.rows_truncated == 0
 
 
 def test_several_inputs_of_one_column_and_tokenizer_are_tokenised_once(folder, monkeypatch):
@@ -90,16 +91,16 @@ def test_several_inputs_of_one_column_and_tokenizer_are_tokenised_once(folder, m
     monkeypatch.setattr(text_module._Tokenized, "read", lambda self, cells: calls.append(1) or read(self, cells))
     one = encoder(*(text(f, name=f) for f in ("ids", "attention_mask", "type_ids")), folder=folder)
 
-    one.encode(texts("good"), Faults(1))
-    one.encode(texts("bad"), Faults(1))
+    one.encode(texts("good"), Faults(1), Tally())
+    one.encode(texts("bad"), Faults(1), Tally())
 
     assert len(calls) == 2
 
 
 def test_the_next_batch_gets_tokens_of_its_own(folder):
     one = encoder(text(), folder=folder)
-    assert one.encode(texts("good"), Faults(1))[0].feeds["x"].tolist() == [[2, 4, 3]]
-    assert one.encode(texts("bad"), Faults(1))[0].feeds["x"].tolist() == [[2, 5, 3]]
+    assert one.encode(texts("good"), Faults(1), Tally())[0].feeds["x"].tolist() == [[2, 4, 3]]
+    assert one.encode(texts("bad"), Faults(1), Tally())[0].feeds["x"].tolist() == [[2, 5, 3]]
 
 
 def test_null_is_an_error_or_filled_and_bad_rows_do_not_lengthen_the_batch(folder):

@@ -16,8 +16,9 @@ from PIL import Image
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.runtime import cache, registry
+from sparkscore.runtime.loading import read_signature
 from sparkscore.runtime.models import pin
-from sparkscore.runtime.session import open_session, read_signature
+from sparkscore.runtime.session import open_session
 from sparkscore.spec.scoring import SessionPlan
 from tests.scoring import graphs
 

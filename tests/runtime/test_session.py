@@ -18,9 +18,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from sparkscore.errors import SparkscoreError
-from sparkscore.runtime import session as sessions
+from sparkscore.runtime import loading
+from sparkscore.runtime.loading import TensorInfo, read_signature
 from sparkscore.runtime.providers import CPU, CUDA, TENSORRT, installed_distributions, only_distribution, providers_for
-from sparkscore.runtime.session import TensorInfo, clear_sessions, open_session, read_signature
+from sparkscore.runtime.session import clear_sessions, open_session
 from sparkscore.runtime.watchdog import CallTimeout, watchdog
 from sparkscore.spec.scoring import SessionPlan
 from tests.scoring import graphs
@@ -235,7 +236,7 @@ def test_a_missing_onnx_runtime_is_named(tmp_path):
         import sys
         sys.modules["onnxruntime"] = None
         from pathlib import Path
-        from sparkscore.runtime.session import read_signature
+        from sparkscore.runtime.loading import read_signature
         from sparkscore.errors import SparkscoreError
         try:
             read_signature(Path("."), "model.onnx")
@@ -384,4 +385,4 @@ def test_external_data_that_is_missing_or_short_is_named_so(tmp_path, damage):
     ],
 )
 def test_load_errors_that_are_the_place_s_fault_are_not_blamed_on_the_model(text, code):
-    assert sessions._load_error(RuntimeError(text), "m", CPU).code == code
+    assert loading._load_error(RuntimeError(text), "m", CPU).code == code

@@ -7,13 +7,16 @@ from decimal import Decimal
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkscore.runtime import tensors
 from sparkscore.runtime.faults import Faults
-from sparkscore.spec.scoring import Missing, Numbers, Tensor
+from sparkscore.runtime.outputs import OutputColumn
+from sparkscore.runtime.tensors import Tally
+from sparkscore.spec.scoring import Missing, Numbers, OutputPlan, Tensor
 from tests.runtime.plans import batch, codes, encode, encoder, message, numbers, tensor
 
 INF, NAN = float("inf"), float("nan")
@@ -51,12 +54,12 @@ def test_a_fixed_stride_column_is_the_tensors_own_memory(stored):
     cells = batch(v=stored(flat, 4))
     one = encoder(tensor("float32", (4,), Tensor(("v",), shape=(4,))))
 
-    feed = one.encode(cells, Faults(8))[0].feeds["x"]
+    feed = one.encode(cells, Faults(8), tally := Tally())[0].feeds["x"]
 
     address = flat.buffers()[1].address
     assert feed.shape == (8, 4)
     assert address == feed.ctypes.data == ort.OrtValue.ortvalue_from_numpy(feed).data_ptr()
-    assert one.tally.copied_bytes == 0
+    assert tally.copied_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -73,28 +76,42 @@ def test_a_slice_is_viewed_at_its_own_offset(stored):
     assert feed.ctypes.data == flat.buffers()[1].address + 2 * 4 * 4
 
 
+def test_the_bytes_that_an_output_writes_are_the_next_models_input(tmp_path):
+    embedding = np.random.default_rng(1).normal(size=(50, 16)).astype(np.float32)
+    output = OutputColumn(OutputPlan("v", "v", "float32", 1, encode="binary"), tmp_path)
+    written, _ = output.build(embedding)
+    one = encoder(tensor("float32", (16,), Tensor(("v",), shape=(16,))))
+
+    feed = one.encode(batch(v=written), Faults(50), tally := Tally())[0].feeds["x"]
+    assert feed.ctypes.data == embedding.ctypes.data
+    pq.write_table(pa.table({"v": written}), tmp_path / "features.parquet")
+    (stored,) = pq.ParquetFile(tmp_path / "features.parquet").iter_batches()
+    np.testing.assert_array_equal(one.encode(stored, Faults(50), tally)[0].feeds["x"], embedding)
+    assert tally.copied_bytes == 0
+
+
 def test_one_clean_scalar_column_is_viewed_as_n_and_as_n_by_1():
     column = float32(1, 2, 3).slice(1)
     one = encoder(tensor("float32", (), Numbers(("a",))), tensor("float32", (1,), Numbers(("a",)), name="y"))
 
-    feeds = one.encode(batch(a=column), Faults(2))[0].feeds
+    feeds = one.encode(batch(a=column), Faults(2), tally := Tally())[0].feeds
 
     assert feeds["x"].shape == (2,)
     assert feeds["y"].shape == (2, 1)
     assert feeds["x"].ctypes.data == feeds["y"].ctypes.data == column.buffers()[1].address + 4
-    assert one.tally.copied_bytes == 0
+    assert tally.copied_bytes == 0
 
 
 def test_scalar_columns_are_packed_by_one_copy_and_it_is_counted():
     one = encoder(numbers("float32", "abc"))
     cells = batch(a=float32(1, 2), b=float32(3, 4), c=float32(5, 6))
 
-    groups = one.encode(cells, Faults(2))
+    groups = one.encode(cells, Faults(2), tally := Tally())
 
     np.testing.assert_array_equal(groups[0].feeds["x"], np.array([[1, 3, 5], [2, 4, 6]], np.float32))
     assert groups[0].feeds["x"].dtype == np.float32
     assert groups[0].feeds["x"].flags.c_contiguous
-    assert one.tally.copied_bytes == 2 * 3 * 4
+    assert tally.copied_bytes == 2 * 3 * 4
 
 
 @pytest.mark.parametrize("to_tensor", [True, False])
@@ -273,9 +290,9 @@ def test_rows_marked_before_are_left_out_and_a_batch_of_bad_rows_gives_no_group(
     faults.add([0], "SPS-ROW-DECODE", "a malformed line", "read")
     one = encoder(numbers("float32", "a"))
 
-    assert one.encode(batch(a=float32(1, 2)), faults)[0].rows.tolist() == [1]
+    assert one.encode(batch(a=float32(1, 2)), faults, Tally())[0].rows.tolist() == [1]
     faults.add([1], "SPS-ROW-NULL", "")
-    assert one.encode(batch(a=float32(1, 2)), faults) == []
+    assert one.encode(batch(a=float32(1, 2)), faults, Tally()) == []
 
 
 def test_an_empty_batch_gives_no_group():

@@ -41,6 +41,7 @@ def test_it_is_a_sha256_and_the_same_each_time() -> None:
         {"model__uri": "/m2"},
         {"model__device": "auto"},
         {"model__batch_size": "1"},
+        {"model__weights": "lean"},
         {"inputs__y": "[c]"},
         {"inputs__x": "{columns: [b], null: nan}"},
         {"outputs__p": "'probabilities[:, 0]'"},

@@ -410,7 +410,6 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
         ({"source": source(format="kafka")}, "source.format"),
         ({"source": {"format": "x", "credentials": {"key": "secretsmanager:arn"}}}, "source.credentials"),
         ({"model": {"uri": "/m", "precision": "fp16"}}, "model.precision"),
-        ({"model": {"uri": "/m", "weights": "lean"}}, "model.weights"),
         ({"model": {"uri": "/m", "verify": "oms"}}, "model.verify"),
         ({"sink": {"format": "kafka", "location": "/a"}}, "sink.format"),
     ],

@@ -64,17 +64,17 @@ class PartEncoder(Protocol):
 _NO_TWINS = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 # One line a kind of part: what encodes it.
-_KINDS: dict[type[Part], Callable[[Any, InputPlan, Path, dict[object, Any]], PartEncoder]] = {
-    Numbers: lambda part, tensor, folder, shared: NumbersEncoder(part, tensor),
-    Tensor: lambda part, tensor, folder, shared: ArrayEncoder(part, tensor),
-    Category: lambda part, tensor, folder, shared: CategoryEncoder(part, tensor, folder),
-    Text: lambda part, tensor, folder, shared: TextEncoder(part, tensor, folder, shared),
-    Image: lambda part, tensor, folder, shared: ImageEncoder(part, tensor),
+_KINDS: dict[type[Part], Callable[[Any, InputPlan, ScoringPlan, Path, dict[object, Any]], PartEncoder]] = {
+    Numbers: lambda part, tensor, plan, folder, shared: NumbersEncoder(part, tensor),
+    Tensor: lambda part, tensor, plan, folder, shared: ArrayEncoder(part, tensor),
+    Category: lambda part, tensor, plan, folder, shared: CategoryEncoder(part, tensor, folder),
+    Text: lambda part, tensor, plan, folder, shared: TextEncoder(part, tensor, folder, shared),
+    Image: lambda part, tensor, plan, folder, shared: ImageEncoder(part, tensor, plan),
 }
 
 
 class Encoder:
-    """Encodes batches by a plan; `folder` is the model's, with the encoders' files in it. `tally` counts what it costs.
+    """Encodes batches by a plan; `folder` is the model's, with the encoders' files in it.
 
     Raises
     ------
@@ -87,12 +87,11 @@ class Encoder:
     def __init__(self, plan: ScoringPlan, folder: Path) -> None:
         shared: dict[object, Any] = {}
         self._inputs = [
-            (tensor, [_KINDS[type(part)](part, tensor, folder, shared) for part in tensor.parts])
+            (tensor, [_KINDS[type(part)](part, tensor, plan, folder, shared) for part in tensor.parts])
             for tensor in plan.inputs
         ]
-        self.tally = Tally()
 
-    def encode(self, batch: pa.RecordBatch, faults: Faults) -> list[Group]:
+    def encode(self, batch: pa.RecordBatch, faults: Faults, tally: Tally) -> list[Group]:
         """Encode the rows that are good.
 
         Parameters
@@ -101,6 +100,8 @@ class Encoder:
             With the columns of the plan; n rows.
         faults : Faults
             Of n rows. Rows marked before are left out; rows that break a rule are marked.
+        tally : Tally
+            Counts what encoding costs, the making of a group's feeds too.
 
         Returns
         -------
@@ -110,12 +111,12 @@ class Encoder:
         """
         if not batch.num_rows:
             return []
-        cells = Cells(batch, faults, self.tally)
+        cells = Cells(batch, faults, tally)
         blocks = {tensor.name: self._block(tensor, parts, cells) for tensor, parts in self._inputs}
         rows = np.flatnonzero(~faults.bad) if faults.any else np.arange(batch.num_rows)
         if not len(rows):
             return []
-        feeds_of = partial(self._feeds, blocks, batch.num_rows)
+        feeds_of = partial(_feeds, blocks, batch.num_rows, tally)
         return [_group(part, blocks, feeds_of) for part in _by_shape(blocks, rows)]
 
     def _block(self, tensor: InputPlan, parts: list[PartEncoder], cells: Cells) -> Block:
@@ -125,21 +126,22 @@ class Encoder:
         dense = [block for block in blocks if isinstance(block, np.ndarray)]  # the others are never packed
         if len(dense) > 1:
             packed = np.concatenate(dense, axis=1)
-            self.tally.copied_bytes += packed.nbytes
+            cells.tally.copied_bytes += packed.nbytes
             return packed
         return dense[0].reshape(-1) if tensor.row_shape == () else dense[0]
 
-    def _feeds(self, blocks: dict[str, Block], n: int, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        feeds = {}
-        for name, block in blocks.items():
-            if not isinstance(block, np.ndarray):
-                feeds[name] = block.dense(rows, self.tally)
-            elif len(rows) == n and _is_whole(rows):
-                feeds[name] = block
-            else:
-                feeds[name] = block[rows]
-                self.tally.copied_bytes += feeds[name].nbytes
-        return feeds
+
+def _feeds(blocks: dict[str, Block], n: int, tally: Tally, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    feeds = {}
+    for name, block in blocks.items():
+        if not isinstance(block, np.ndarray):
+            feeds[name] = block.dense(rows, tally)
+        elif len(rows) == n and _is_whole(rows):
+            feeds[name] = block
+        else:
+            feeds[name] = block[rows]
+            tally.copied_bytes += feeds[name].nbytes
+    return feeds
 
 
 def _is_whole(rows: NDArray[np.int64]) -> bool:
