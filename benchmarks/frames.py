@@ -69,10 +69,10 @@ def whole_run(spark: Any, job: Job) -> None:
     """A batch run: addresses, one Delta commit a unit, proof, ledger, quarantine."""
     import sparkscore as ss
 
-    shutil.rmtree(_delta(job), ignore_errors=True)
+    shutil.rmtree(_run(job), ignore_errors=True)
     ss.Pipeline.load(document(job)).run(spark)
     if job.out is not None:
-        spark.read.format("delta").load(f"{_delta(job)}/scores").write.parquet(job.out)
+        spark.read.format("delta").load(f"{_run(job)}/scores").write.parquet(job.out)
 
 
 def document(job: Job) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def document(job: Job) -> dict[str, Any]:
         "inputs": job.of.inputs(job.model),
         "outputs": {name: f"{output}[:, 0]" for name, output in job.of.results.items()},
         "keys": ["id"],
-        "sink": {"format": "delta", "location": f"{_delta(job)}/scores"},
-        "ledger": f"{_delta(job)}/ledger",
+        "sink": {"format": "delta", "location": f"{_run(job)}/scores"},
+        "ledger": f"{_run(job)}/ledger",
     }
 
 
@@ -247,6 +247,10 @@ def _python_model(job: Job) -> Any:
             return pd.DataFrame(dict(zip(job.of.results, found, strict=True)))
 
     return Model()
+
+
+def _run(job: Job) -> str:
+    return f"{job.folder}-run"
 
 
 def _delta(job: Job) -> str:
