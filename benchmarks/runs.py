@@ -121,17 +121,13 @@ def measured(name: str, fleet: Fleet, scratch: Path) -> dict[str, Any]:
     options = fleet.options
     of, folder = WORKLOADS[name], scratch / name.replace(" ", "-")
     model = str(of.write_model(folder / "model"))
+    model_mb = round(Path(model).stat().st_size / 1e6, 1)
     sizes = [max(1, round(rows * options.scale)) for rows in of.sizes]
     jobs = [Job(name, str(of.write(folder / f"rows-{n}", n)), model) for n in sizes]
     arms = [arm for arm in OF_WORKLOAD[name] if arm in options.arms or arm == RAW]
     found = _cold(arms, jobs[0], fleet) if name == "C1" else _warm(arms, jobs, fleet)
     shutil.rmtree(folder)
-    model_mb = round(sum(np.prod(layer) for layer in _layers(of)) * 4 / 1e6) if name == "C1" else None
     return {**_circumstances(), "sizes": sizes, "repeats": options.repeats, "model_mb": model_mb, "arms": found}
-
-
-def _layers(of: Any) -> list[tuple[int, int]]:
-    return list(zip(of.layers, of.layers[1:], strict=False))
 
 
 def _warm(arms: Sequence[str], jobs: Sequence[Job], fleet: Fleet) -> dict[str, Any]:

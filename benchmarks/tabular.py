@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +55,21 @@ class T1(Mlp):
     title = "30 float32 columns in snappy Parquet written by Spark, MLP 30-64-32-1"
 
     def write(self, folder: Path, rows: int) -> Path:
-        from pyspark.sql import functions as F
-
-        from sparkscore.spark.sessions import local_session
-
         if not (folder / "_SUCCESS").exists():
-            spark = local_session("local[2]")
-            values = [F.randn(seed=i).cast("float").alias(name) for i, name in enumerate(self.columns)]
-            spark.range(0, rows, 1, 2).select("id", *values).write.mode("overwrite").parquet(str(folder))
-            spark.stop()
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # its JVM ends with it
+                pool.submit(_write_by_spark, folder, rows, self.columns).result()
         return folder
+
+
+def _write_by_spark(folder: Path, rows: int, columns: Sequence[str]) -> None:
+    from pyspark.sql import functions as F
+
+    from sparkscore.spark.sessions import local_session
+
+    spark = local_session("local[2]")
+    values = [F.randn(seed=i).cast("float").alias(name) for i, name in enumerate(columns)]
+    spark.range(0, rows, 1, 2).select("id", *values).write.mode("overwrite").parquet(str(folder))
+    spark.stop()
 
 
 class S1(Mlp):
