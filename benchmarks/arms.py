@@ -11,7 +11,7 @@ from benchmarks.job import Job
 
 NOTHING = "no checks; the error column is always null; a bad row ends the job"
 ALONE = "no checks; scores alone, no id, no error column"
-PLANNED = "its plan, made once for an input, is in no figure, but on S1, and in those of whole runs"
+PLANNED = "its plan, made once for an input, is in its figures on S1 and C1 alone; whole runs always plan"
 RAW, FUSED, SCORE, PLAIN = "raw loop, 1 process", "sparkscore fused scan", "sparkscore ss.score", "plain mapInArrow"
 RUN, PLAIN_RUN = "sparkscore whole run into Delta", "plain mapInArrow into Delta"
 
