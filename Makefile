@@ -4,6 +4,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c conf/constraints/spark-4.2.txt
 JARS := $(BIN)/python -c "from sparkscore.spark import jars; jars.ensure()"
 
@@ -12,7 +13,7 @@ help:
 	@echo "make test    the whole test suite, real parts included"
 	@echo "make check   what to run before each commit: ruff, mypy, import contract, house rules, fast tests"
 	@echo "make lanes   what takes minutes: all of the contract suite on each kind of cluster, kills in every place"
-	@echo "make bench   the table of benchmarks/"
+	@echo "make bench   docs/benchmarks.md, measured anew (half an hour); ARGS='--workloads T1,N1' for a part of it"
 	@echo "make chaos   the faults of docs/reliability.md, played with real processes (about an hour)"
 	@echo "make docs    the documentation, into site/"
 	@echo "make clean   remove everything that the others made"
@@ -41,8 +42,8 @@ lanes: $(VENV)/.dev .jars/spark.jsa
 	SPARKSCORE_LANES=1 $(BIN)/python -m pytest tests/e2e/test_clusters.py -v --durations=0
 	SPARKSCORE_LANES=1 $(BIN)/python -m pytest tests -m "lanes or turn" --deselect tests/e2e/test_clusters.py -v --durations=0
 
-bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos --points --write
@@ -51,7 +52,7 @@ docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .jars .data .demo build dist site *.egg-info spark-warehouse metastore_db derby.log
+	rm -rf $(VENV) $(BENCH) .jars .data .demo build dist site *.egg-info spark-warehouse metastore_db derby.log
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -68,4 +69,13 @@ $(VENV)/.demo: setup.py conf/constraints/spark-4.2.txt
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "Setting up the tools and the parts that tests use (once; a few minutes) …"
 	@$(INSTALL) --editable '.[local,dev]'
+	@touch $@
+
+# The arms of the benchmark in one environment, so that all have the same versions: Daft refuses the newest pyarrow.
+$(BENCH)/.ready: setup.py conf/constraints/spark-4.2.txt
+	@echo "Setting up $(BENCH) with Ray and Daft (once; a few minutes) …"
+	@python=$$(conf/scripts/find-python.sh) && "$$python" -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c conf/constraints/spark-4.2.txt --editable '.[bench]'
+	@$(BENCH)/bin/python -c "from sparkscore.spark import jars; jars.ensure()"
 	@touch $@

@@ -67,6 +67,8 @@ EXTRAS["dev"] = [
     "mkdocs-material>=9.5,<10",
     "mkdocstrings[python]>=0.27",
 ]
+# An environment of its own (`make bench`): Daft refuses pyarrow 26.
+EXTRAS["bench"] = [*EXTRAS["local"], "onnx>=1.21", "ray[data]>=2.50", "daft>=0.7"]
 EXTRAS["all"] = sorted(EXTRAS["local"])
 
 setup(

@@ -1,4 +1,4 @@
-"""One arm in a process of its own: a session, a discarded first run, then one measured run for each line it is sent."""
+"""One arm in a process of its own: a session, then one measured run for each job that it is sent."""
 
 from __future__ import annotations
 
@@ -6,49 +6,55 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from benchmarks.accounting import TreeCpu, busy_s
-from benchmarks.arms import ARMS, plain, raw, sparkscore
+from benchmarks.accounting import Tree, adopt_orphans, busy_s
+from benchmarks.arms import ARMS, PLAIN, SCORE, Arm
+from benchmarks.job import Job
+
+# For the near ratio, both of a pair in one session, there and back.
+_PAIRS = {"pair": [PLAIN, SCORE, SCORE, PLAIN], "pair back": [SCORE, PLAIN, PLAIN, SCORE]}
 
 
-def main(name: str, model: str) -> None:
-    """Answer each line ``<folder>`` on stdin with one JSON line: CPU-seconds, wall seconds."""
-    spark = None if ARMS.get(name) is raw else _spark()
+def main(name: str) -> None:
+    """Answer each job on stdin with one JSON line: CPU-seconds, wall seconds, cores that others used, PSS."""
+    adopt_orphans()
+    tree = Tree(os.getpid())
+    tree.start()  # what comes before the first run is part of a cold start
+    arms = [ARMS[one] for one in _PAIRS.get(name, [name])]
+    spark = None
     for line in sys.stdin:
-        folder = Path(line.strip())
+        job = Job(**json.loads(line))
         try:
-            runs = [_measured(arm, spark, folder, model) for arm in _arms(name)]
-        except Exception as cause:  # boundary: a peer that cannot run is a row of the table
-            _answer({"error": f"{type(cause).__name__}: {str(cause).splitlines()[0][:160]}"})
+            spark = spark or (_spark() if arms[0].spark else None)
+            runs = [_measured(arm, spark, job, tree) for arm in arms]
+        except BaseException as cause:  # boundary: a peer that cannot run is a row of the table
+            _answer({"error": f"{type(cause).__name__}: {(str(cause).strip() or 'no message').splitlines()[0][:160]}"})
             continue
-        cpu_s, wall_s, others = zip(*runs, strict=True)
-        _answer({"cpu_s": cpu_s, "wall_s": wall_s, "others": max(others)})
+        _answer({key: [run[key] for run in runs] for key in runs[0]})
+    if spark is not None:
+        spark.stop()
 
 
-def _arms(name: str) -> list[Callable[..., None]]:
-    """The named arm; or, for the near ratio, both of a pair in one session, there and back."""
-    pairs = {"pair": [plain, sparkscore, sparkscore, plain], "pair back": [sparkscore, plain, plain, sparkscore]}
-    return pairs.get(name) or [ARMS[name]]
-
-
-def _measured(arm: Callable[..., None], spark: Any, folder: Path, model: str) -> tuple[float, ...]:
-    """CPU-seconds of the arm, its wall seconds, and the cores that everything else used meanwhile."""
-    cpu = TreeCpu(os.getpid())
-    before, busy, started = cpu.total_s(), busy_s(), time.monotonic()
-    arm(spark, folder, model)
+def _measured(arm: Arm, spark: Any, job: Job, tree: Tree) -> dict[str, float]:
+    """CPU-seconds of the arm and of the process so far, wall seconds, cores that everything else used meanwhile, PSS."""
+    if arm.ahead is not None:
+        arm.ahead(spark, job)
+    tree.start()
+    before, busy, started = tree.cpu_s(), busy_s(), time.monotonic()
+    arm.score(spark, job)
     wall_s = time.monotonic() - started
-    cpu_s = cpu.total_s() - before
-    cpu.stop()
-    return cpu_s, wall_s, max(0.0, round((busy_s() - busy - cpu_s) / wall_s, 2))
+    cpu_s = tree.cpu_s() - before
+    others = max(0.0, (busy_s() - busy - cpu_s) / wall_s)
+    tree.stop()
+    found = {"cpu_s": cpu_s, "all_cpu_s": tree.cpu_s(), "wall_s": wall_s, "others": others, **tree.pss_mb()}
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 def _spark() -> Any:
     from sparkscore.spark.sessions import local_session
 
-    return local_session("local[2]", {"spark.driver.memory": "2g"})
+    return local_session("local[2]", {"spark.driver.memory": "1g"})
 
 
 def _answer(answer: dict[str, Any]) -> None:
@@ -56,4 +62,4 @@ def _answer(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1])

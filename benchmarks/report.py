@@ -1,72 +1,152 @@
-"""The measured figures as a page of Markdown: slopes, start-up, ratios, and what they were measured on."""
+"""The measured figures as a page of Markdown: a table a workload, where we lose, the targets, and what they were measured on."""
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("pyspark", "onnxruntime", "pyarrow", "numpy", "pandas", "mlflow-skinny")
+from benchmarks.arms import ARMS, OURS, PLAIN, SCORE
+from benchmarks.figures import Figures, best_of_ours, figures, losses
+from benchmarks.job import WORKLOADS
+from benchmarks.targets import targets
+
+_HEAD = """# Benchmarks
+
+![CPU of the arms](benchmarks.svg)
+
+CPU-seconds are those of the whole process tree (driver, JVM, Python workers, daemons of Ray), by sampling /proc. **CPU a
+row** is the slope between the two sizes, between the least and between the median of the runs, so that start-up is no part
+of it; **fixed** is what a run costs beside its rows in a session that is warm. **E** is the raw loop's CPU over the arm's,
+**to ours** the arm's CPU over that of sparkscore's best arm, **E wall** the raw loop's CPU at the larger size, spread over
+all cores, over the arm's wall time. **Apart** is the largest difference of a score from the raw loop's over all rows of the
+smaller input. Each arm has a process of its own, and a JVM where it needs one; its first run is not kept; arms take turns,
+there and back. One ONNX Runtime thread a task, `local[2]`, the same model and version everywhere, values drawn at random for
+every row, input in the page cache. Sinks are `noop` (Ray and Daft: computed and dropped) unless an arm names Delta. A run
+beside which other processes used more than 0.3 cores was discarded and repeated, at most twice; what they used beside the
+runs that count is told below each table."""
 
 
-def page(results: dict[str, dict[int, list[Any]]], ratios: list[float], difference: float, options: Any) -> str:
-    """Write the page."""
-    small, large = options["small"], options["large"]
-    slopes = {name: _slopes(runs, small, large) for name, runs in results.items()}
-    floor = min(slopes["raw loop, one process"])
-    low, mid, high = min(ratios), statistics.median(ratios), max(ratios)
-    others = [run.get("others", 0) for runs in results.values() for found in runs.values() for run in found]
-    lines = [
-        "# Benchmarks",
-        "",
-        "T1: 30 float32 columns and an id in snappy Parquet written by Spark, MLP 30-64-32-1, one ONNX Runtime thread a",
-        "task, `local[2]`, `noop` sink (the whole run writes Delta). CPU-seconds of the whole process tree (driver, JVM,",
-        f"Python daemon, workers), as the slope between {small:,} and {large:,} rows, so that start-up is no part of it.",
-        "Each arm has a JVM of its own; the first run is discarded; arms are interleaved there and back.",
-        "",
-        "| arm | CPU ns/row, min | median | x raw loop | wall s at the larger size, min |",
-        "|---|---|---|---|---|",
-        *(_row(name, slopes[name], results[name][large], floor) for name in results),
-        "",
-        f"**`ss.score` over plain `mapInArrow`: {mid:.3f}** (median over {len(ratios)} sessions, {low:.3f} to {high:.3f}; in",
-        f"each two rounds A-B-B-A over {large:,} rows, every second session beginning with the other one). The plain",
-        "arm does no checks and gives an error column that is always null; `ss.score` checks null, infinity and outputs,",
-        "isolates bad rows and gives a struct of status and error. They and the fused scan give the same scores: the",
-        f"largest difference over all rows is {difference:.2g}.",
-        "",
-        "What the table says against us: every `mapInArrow` path over a frame pays for moving cells through JVM rows. The",
-        "fused scan does not, and is what a whole run uses here; most of what it costs over the raw loop is its three",
-        "result columns on their way into the JVM. A whole run costs more, because it adds the address of each row, the",
-        "struct `_ss` of each row in a Delta write, and the proof of each unit.",
-        "",
-        "Measured with `make bench` "
-        f"({options['repeats']} repeats) on {datetime.now(UTC):%Y-%m-%d}: {_machine()}; Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-        + f". Input in the page cache. Cores that other processes used meanwhile: {min(others)} to {max(others)}.",
-        "",
-    ]
+def page(results: dict[str, Any]) -> str:
+    """Write the page.
+
+    Parameters
+    ----------
+    results : dict
+        `docs/benchmarks.json`: workload -> what was measured, and "pairs".
+    """
+    measured = {name: results[name] for name in WORKLOADS if name in results}
+    given = {name: figures(found) for name, found in measured.items() if name != "C1"}
+    parts = [_HEAD, _losses(given), targets(results, given)]
+    parts += [_section(name, found, given.get(name, {})) for name, found in measured.items()]
+    if "pairs" in results:
+        parts.append(_pairs(results["pairs"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _losses(given: dict[str, dict[str, Figures]]) -> str:
+    lines = ["## Where sparkscore loses", ""]
+    for name, of_arms in given.items():
+        found = losses(of_arms)
+        lines += [f"- {name}: {text}." for text in found] or [f"- {name}: to no peer, in CPU a row or in wall time."]
+    lines += ["", "The raw loops are the floor, not peers: E says how far each arm is from them."]
     return "\n".join(lines)
 
 
-def _slopes(runs: dict[int, list[Any]], small: int, large: int) -> list[float]:
-    """CPU ns/row of each repeat; empty when the arm could not run."""
-    pairs = zip(runs[small], runs[large], strict=True)
-    return [(b["cpu_s"][0] - a["cpu_s"][0]) / (large - small) * 1e9 for a, b in pairs if "cpu_s" in a and "cpu_s" in b]
+def _section(name: str, found: dict[str, Any], given: dict[str, Figures]) -> str:
+    of = WORKLOADS[name]
+    table = _cold_table(found) if name == "C1" else _table(of.unit, found, given)
+    return "\n".join([f"## {name}: {of.title}", "", *table, "", *_notes(found), _measured(name, found)])
 
 
-def _row(name: str, slopes: list[float], larger: list[Any], floor: float) -> str:
-    if not slopes:
-        return f"| {name} | did not run: {larger[0].get('error', '')} | | | |"
-    best = min(slopes)
-    wall_s = min(run["wall_s"][0] for run in larger if "wall_s" in run)
-    return f"| {name} | {best:,.0f} | {statistics.median(slopes):,.0f} | {best / floor:.1f} | {wall_s:.1f} |"
+def _table(unit: str, found: dict[str, Any], given: dict[str, Figures]) -> list[str]:
+    large = found["sizes"][1]
+    has_tokens = any("tokens" in arm for arm in found["arms"].values())
+    heads = [
+        f"CPU µs per {unit}, least",
+        "median",
+        "E",
+        "to ours",
+        "fixed CPU s",
+        f"wall s, {large:,}",
+        "E wall",
+        "apart",
+    ]
+    heads += ["computed/real tokens"] if has_tokens else []
+    lines = [f"| arm | {' | '.join(heads)} | notes |", "|---" * (len(heads) + 2) + "|"]
+    ours = best_of_ours(given)
+    for name, arm in found["arms"].items():
+        if name not in given:
+            lines.append(f"| {name} | did not run: {arm.get('error', 'no run')}{' |' * (len(heads) + 1)}")
+            continue
+        of = given[name]
+        cells = [_number(of.least_s * 1e6), _number(of.median_s * 1e6)]
+        cells += [f"{of.e_cpu:.2f}", f"{of.least_s / given[ours].least_s:.2f}"] if ours and of.least_s > 0 else ["", ""]
+        cells += [f"{of.fixed_s:.1f}", f"{of.wall_s:.2f}", f"{of.e_wall:.2f}", _apart(arm["difference"])]
+        cells += [f"{arm['tokens']:.3f}"] if has_tokens else []
+        bold = "**" if name in OURS else ""
+        lines.append(f"| {bold}{name}{bold} | {' | '.join(cells)} | {_letter(name, found)} |")
+    return lines
 
 
-def _machine() -> str:
-    models = [s.split(":", 1)[1].strip() for s in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in s]
-    memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
-    return f"{os.cpu_count()} cores ({models[0] if models else 'unknown'}), {memory_kib / 2**20:.0f} GiB"
+def _cold_table(found: dict[str, Any]) -> list[str]:
+    heads = ["wall s to the result, least", "median", "CPU s", "PSS MB: driver", "workers", "JVM"]
+    lines = [f"| arm | {' | '.join(heads)} | notes |", "|---" * (len(heads) + 2) + "|"]
+    for name, arm in found["arms"].items():
+        runs = arm["runs"]
+        if not runs:
+            lines.append(f"| {name} | did not run: {arm.get('error', 'no run')}{' |' * (len(heads) + 1)}")
+            continue
+        walls = [run["wall_s"] for run in runs]
+        cells = [f"{min(walls):.1f}", f"{statistics.median(walls):.1f}", f"{min(run['cpu_s'] for run in runs):.1f}"]
+        cells += [f"{min(run[key] for run in runs):,.0f}" for key in ("driver_mb", "workers_mb", "java_mb")]
+        bold = "**" if name in OURS else ""
+        lines.append(f"| {bold}{name}{bold} | {' | '.join(cells)} | {_letter(name, found)} |")
+    return lines
+
+
+def _lacking(found: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(ARMS[name].lacks for name in found["arms"] if ARMS[name].lacks))
+
+
+def _letter(name: str, found: dict[str, Any]) -> str:
+    lacks = ARMS[name].lacks
+    return chr(ord("a") + _lacking(found).index(lacks)) if lacks else ""
+
+
+def _notes(found: dict[str, Any]) -> list[str]:
+    lacking = [f"{chr(ord('a') + i)}: {text}." for i, text in enumerate(_lacking(found))]
+    return ["Notes: " + " ".join(lacking), ""] if lacking else []
+
+
+def _measured(name: str, found: dict[str, Any]) -> str:
+    runs = [run for arm in found["arms"].values() for key in ("small", "large", "runs") for run in arm.get(key, [])]
+    others = [run["others"] for run in runs] or [0.0]
+    versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items() if number != "absent")
+    sizes = "" if name == "C1" else f" at {found['sizes'][0]:,} and {found['sizes'][1]:,}"
+    return (
+        f"`python -m benchmarks --workloads '{name}'` on {found['date']}, {found['repeats']} repeats{sizes}; "
+        f"{found['machine']}; {versions}. Cores that other processes used meanwhile: {min(others):.2f} to "
+        f"{max(others):.2f}."
+    )
+
+
+def _pairs(found: dict[str, Any]) -> str:
+    ratios = found["ratios"]
+    middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+    return (
+        f"## {SCORE} over {PLAIN}, near 1\n\n**{middle:.3f}** on T1 (median over {len(ratios)} sessions, {low:.3f} to "
+        f"{high:.3f}; in each two rounds A-B-B-A over {found['rows']:,} rows in one JVM, every second session beginning "
+        f"with the other one; {found['date']}, {found['machine']}). The plain arm does no checks and gives an error column "
+        f"that is always null; `ss.score` checks null, infinity and outputs, isolates bad rows and gives a struct of "
+        f"status and error. Single slopes, in the tables above, differ by more than this from run to run."
+    )
+
+
+def _number(value: float) -> str:
+    if value <= 0:
+        return "below noise"
+    return f"{value:,.3f}" if value < 10 else f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _apart(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.1g}"
