@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import pairwise
@@ -18,7 +19,7 @@ SEED = 7
 Arrays = Sequence[pa.Array]
 
 
-class Workload:
+class Workload(ABC):
     """What the arms share: they differ in how the rows reach `scores`, and in where these go.
 
     Attributes
@@ -49,21 +50,21 @@ class Workload:
     files = 2
     group_rows = 100_000
 
+    @abstractmethod
     def write_model(self, folder: Path) -> Path:
         """Write the model, and the files of its encoders, into a folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table(self, rng: np.random.Generator, rows: int) -> dict[str, Any]:
         """Give the columns of so many rows, fresh random ones."""
-        raise NotImplementedError
 
     def feeds(self, columns: Arrays, model: str) -> dict[str, np.ndarray]:
-        """Give the graph's inputs."""
+        """Give the graph's inputs; only `scores` asks, and a workload with its own has none."""
         raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, model: str) -> dict[str, Any]:
         """Give `inputs` of the pipeline file."""
-        raise NotImplementedError
 
     def scores(self, columns: Arrays, model: str) -> list[np.ndarray]:
         """Score rows as the best loop would; one array a result column, in the rows' order."""

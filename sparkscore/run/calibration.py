@@ -154,7 +154,8 @@ def forecast(
     busy = sum(p.busy_tasks for p in found.pieces) / sum(p.tasks for p in found.pieces)
     tasks = np.maximum(1.0, np.round(np.array([sizes.tasks_of(unit) for unit in units]) * busy))
     slots = float(np.sum(rows * np.ceil(tasks / sizes.cores) / tasks)) / 1e9  # of one nanosecond a row
-    requests = sum(requests_of(unit, len(set(plan_names(job.scoring))), job.pipeline.sink.place) for unit in units)
+    columns, sink = len(set(plan_names(job.scoring))), job.pipeline.sink.place
+    requests = sum(requests_of(unit, columns, sink) for unit in units)
     ns_row, ns_row_p95 = found.ns_row(0.5, 0.95)
     overhead_s = len(units) * found.overhead_s + found.fixed_s
     requests_s = requests / GETS_PER_S

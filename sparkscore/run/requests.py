@@ -9,12 +9,12 @@ import numpy as np
 from sparkscore.ledger.input_files import FileList
 from sparkscore.ledger.plans import Unit
 from sparkscore.runtime.files import is_s3
+from sparkscore.runtime.slices import buffer_bytes
 
 __all__ = ["GETS_PER_S", "request_warning", "requests_of"]
 
 GETS_PER_S = 5500.0  # of a prefix that S3 has not split further (AWS, "Best practices design patterns")
 _OPENING = 3  # a look at the file's size, and its footer in two reads
-_RANGE_BYTES = 8 * 1024**2  # of one read, the fused scan's buffer on S3
 _GROUP_BYTES = 128 * 1024**2  # a row group as Spark writes it; each of its columns is a read of its own
 _TASK_BYTES = 128 * 1024**2
 _PER_TASK = 4  # a data file in two requests, its receipt, and a look at the ledger
@@ -45,5 +45,5 @@ def request_warning(units: Sequence[Unit], columns: int) -> list[str]:
 
 def _reads(files: FileList, columns: int) -> float:
     sizes = files.table["size_bytes"].to_numpy()
-    ranges = np.maximum(columns * np.ceil(sizes / _GROUP_BYTES), sizes / _RANGE_BYTES)
+    ranges = np.maximum(columns * np.ceil(sizes / _GROUP_BYTES), sizes / buffer_bytes(files[0].path, columns))
     return float(ranges.sum() + _OPENING * len(sizes))

@@ -23,7 +23,7 @@ from sparkscore.runtime.arrow import numbers, texts
 from sparkscore.runtime.filters import kept, may_hold
 from sparkscore.spec.scoring import DROPPED_COL, FILE_COL, ROW_COL
 
-__all__ = ["Scan", "Slice", "cut", "folder_values", "read_slices", "spark_uri"]
+__all__ = ["Scan", "Slice", "buffer_bytes", "cut", "folder_values", "read_slices", "spark_uri"]
 
 _BUFFER_BYTES = 1024**2  # of a column that is being read; without one a whole row group is held
 _S3_THREADS = 16  # that fill buffers: S3 takes some 100 ms to answer, however many ask
@@ -128,7 +128,7 @@ def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
         pq.ParquetFile(
             source,
             memory_map=False,
-            buffer_size=_buffer_bytes(one.path, len(scan.schema)),
+            buffer_size=buffer_bytes(one.path, len(scan.schema)),
             pre_buffer=False,
             page_checksum_verification=True,
             arrow_extensions_enabled=False,
@@ -144,7 +144,8 @@ def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
                 first_row += batch.num_rows
 
 
-def _buffer_bytes(path: str, columns: int) -> int:
+def buffer_bytes(path: str, columns: int) -> int:
+    """Give the bytes of a file's column that are read at once, where so many columns are read."""
     most = _S3_BUFFER_BYTES if files.is_s3(path) else _BUFFER_BYTES
     return max(_LEAST_BUFFER_BYTES, min(most, _BUFFERS_BYTES // max(1, columns)))
 

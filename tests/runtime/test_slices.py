@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sparkscore.errors import SparkscoreError
 from sparkscore.runtime import files
 from sparkscore.runtime.filters import _OPS, kept, may_hold
-from sparkscore.runtime.slices import Scan, _buffer_bytes, cut, folder_values, read_slices, spark_uri
+from sparkscore.runtime.slices import Scan, buffer_bytes, cut, folder_values, read_slices, spark_uri
 from sparkscore.scoring.batching import rebatch
 from sparkscore.scoring.intake import pointers
 from sparkscore.spec.scoring import DROPPED_COL, FILE_COL, ROW_COL
@@ -244,7 +244,7 @@ def most_held(path, kind, rows):
 @pytest.mark.parametrize("columns", [0, 1, 31, 200])
 @pytest.mark.parametrize("place", ["/lake/a", "s3a://lake/a"])
 def test_buffers_of_all_columns_are_bounded(place, columns):
-    one = _buffer_bytes(place, columns)
+    one = buffer_bytes(place, columns)
     assert one * columns <= 64 * 2**20
     assert one >= (8 if place.startswith("s3") and columns < 2 else 0.3) * 2**20
 
