@@ -30,8 +30,10 @@ _S3_THREADS = 16  # that fill buffers: S3 takes some 100 ms to answer, however m
 _S3_BUFFER_BYTES = 8 * 1024**2  # where each read is a request
 _LEAST_BUFFER_BYTES = 256 * 1024
 _BUFFERS_BYTES = 64 * 1024**2  # of all columns together
-_BATCH_ROWS = 8192
+_BATCH_ROWS = 65_536
+_BATCH_ROWS_UNSIZED = 8192  # where a dictionary hides how large the values are
 _BATCH_BYTES = 8 * 1024**2
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}  # of values, by their physical type
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 _PLAIN = "-_.!~*'(),;:$&+=@/"  # of a path in a URI, to java.net.URI, beside letters and digits
 
@@ -99,8 +101,8 @@ def read_slices(scan: Scan, slices: Sequence[Slice]) -> Iterator[pa.RecordBatch]
     ------
     RecordBatch
         The scan's columns by their names in the batch, and the address of each row: `FILE_COL`, as Spark writes it,
-        and `ROW_COL`, int64; with `drops`, also `DROPPED_COL`, int32. Some 8,192 rows or 8 MiB, and of each column a
-        page and a buffer, are all that is held, however large a row group is.
+        and `ROW_COL`, int64; with `drops`, also `DROPPED_COL`, int32. At most 65,536 rows and some 8 MiB, and of each
+        column a page and a buffer, are all that is held, however large a row group is.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
         for group, first_row in _groups(parquet.metadata, one):
             if not columns.may_hold(parquet.metadata.row_group(group)):
                 continue
-            rows = _batch_rows(parquet.metadata.row_group(group), columns.names)
+            rows = _batch_rows(parquet.metadata, group, columns.names)
             for batch in parquet.iter_batches(rows, [group], columns.names, use_threads=is_s3):
                 yield columns.shown(batch, first_row)
                 first_row += batch.num_rows
@@ -161,11 +163,19 @@ def _groups(metadata: Any, one: Slice) -> list[tuple[int, int]]:
     return chosen
 
 
-def _batch_rows(group: Any, names: Sequence[str]) -> int:
+def _batch_rows(metadata: Any, index: int, names: Sequence[str]) -> int:
     """Cut a row group into even batches: a short one at the end of each group would have to be merged with the next."""
-    leaves = [group.column(i) for i in range(group.num_columns)]
-    size = sum(c.total_uncompressed_size for c in leaves if c.path_in_schema.startswith(tuple(names)))
-    batches = max(1, round(group.num_rows / _BATCH_ROWS), round(size / _BATCH_BYTES))
+    group, most, size = metadata.row_group(index), _BATCH_ROWS, 0
+    for i in range(group.num_columns):
+        column = group.column(i)
+        if not column.path_in_schema.startswith(tuple(names)):
+            continue
+        is_value = metadata.schema.column(i).max_repetition_level == 0
+        width = _WIDTHS.get(column.physical_type) if is_value else None
+        if width is None and any("DICTIONARY" in encoding for encoding in column.encodings):
+            most = _BATCH_ROWS_UNSIZED
+        size += column.total_uncompressed_size if width is None else width * group.num_rows
+    batches = max(1, -(-group.num_rows // most), round(size / _BATCH_BYTES))
     return int(-(-group.num_rows // batches))
 
 

@@ -14,9 +14,10 @@ from sparkscore.runtime.encoders import Group
 from sparkscore.runtime.providers import CPU
 from sparkscore.spec.scoring import Image, InputPlan, ScoringPlan, Text
 
-__all__ = ["auto_rows", "call_rows", "micro_batches", "rebatch", "window_rows"]
+__all__ = ["auto_rows", "call_rows", "micro_batches", "most_rows", "rebatch", "window_rows"]
 
 AUTO_ROWS = 8192
+MOST_ROWS = 65_536  # that are encoded at once: what Python does for a batch is then small beside its rows
 AUTO_BYTES = 8 * 1024 * 1024
 AUTO_TOKENS = 16384
 LARGE_BYTES = 1024 * 1024  # of a model, from which a row takes microseconds on a CPU
@@ -28,7 +29,9 @@ SPREAD = 1.1  # of the lengths in a call: longest over shortest
 MIN_ROWS = 8  # of a call that ends because of the spread
 
 
-def rebatch(batches: Iterable[pa.RecordBatch], rows: int, slack: float = SLACK) -> Iterator[pa.RecordBatch]:
+def rebatch(
+    batches: Iterable[pa.RecordBatch], rows: int, slack: float = SLACK, most: int = 0
+) -> Iterator[pa.RecordBatch]:
     """Cut long batches and merge short ones; order and rows stay, and only the last batch is short.
 
     Parameters
@@ -40,6 +43,8 @@ def rebatch(batches: Iterable[pa.RecordBatch], rows: int, slack: float = SLACK) 
     slack : float
         A batch between rows / slack and rows * slack is passed on as it is, when nothing waits before it: cutting
         Spark's 10,000 rows to 8,192 would cost a copy for each second batch. 1.0 for exact lengths.
+    most : int
+        So is one of up to so many rows.
 
     Yields
     ------
@@ -48,11 +53,12 @@ def rebatch(batches: Iterable[pa.RecordBatch], rows: int, slack: float = SLACK) 
     """
     waiting: list[pa.RecordBatch] = []
     held = 0
+    most = max(most, int(rows * slack))
     for batch in batches:
         start = 0
         while start < batch.num_rows:
             left = batch.num_rows - start
-            if not held and rows / slack <= left <= rows * slack:
+            if not held and rows / slack <= left <= most:
                 yield batch.slice(start) if start else batch
                 break
             part = batch.slice(start, min(rows - held, left))
@@ -124,9 +130,26 @@ def window_rows(plan: ScoringPlan, sample: pa.RecordBatch) -> int:
     int
         `auto_rows`; where a text feeds the model min(10,000, 64 MiB / bytes of a row), at least 1.
     """
-    if not any(isinstance(part, Text) for entry in plan.inputs for part in entry.parts):
+    if not _has_text(plan):
         return auto_rows(plan, sample)
     return max(1, min(WINDOW_ROWS, int(WINDOW_BYTES / _widest_bytes(plan, sample))))
+
+
+def most_rows(plan: ScoringPlan, sample: pa.RecordBatch, model_bytes: int, provider: str) -> int:
+    """Choose up to how many rows are encoded at once where they come in one batch; 0 to keep to `window_rows`.
+
+    Returns
+    -------
+    int
+        min(65,536, 8 MiB / bytes of a row) for a model of less than 1 MiB on a CPU that gives a number a row: 310 CPU
+        ns a row of 30 floats, 430 with batches of 8,192 (docs/decisions/0033). Where a model takes longer there is
+        nothing to gain, and outputs of any width would be held for all rows of the batch; texts have their window.
+    """
+    is_small = provider == CPU and model_bytes < LARGE_BYTES
+    gives_numbers = all(output.rank == 0 and not output.dtype.startswith("top_k") for output in plan.outputs)
+    if not is_small or not gives_numbers or _has_text(plan):
+        return 0
+    return int(min(MOST_ROWS, AUTO_BYTES / _widest_bytes(plan, sample)))
 
 
 def micro_batches(
@@ -173,6 +196,10 @@ def _rows_of_text(lengths: NDArray[np.int64], most_rows: int) -> int:
     longest = max(int(lengths[0]), 1)
     alike = int(np.searchsorted(-lengths, -longest / SPREAD, side="right"))
     return max(1, min(most_rows, AUTO_TOKENS // longest, max(alike, MIN_ROWS)))
+
+
+def _has_text(plan: ScoringPlan) -> bool:
+    return any(isinstance(part, Text) for entry in plan.inputs for part in entry.parts)
 
 
 def _widest_bytes(plan: ScoringPlan, sample: pa.RecordBatch) -> float:

@@ -25,7 +25,7 @@ from sparkscore.runtime.providers import CPU
 from sparkscore.runtime.session import Session, open_session
 from sparkscore.runtime.tensors import Tally
 from sparkscore.scoring.assembly import Assembly, Scored
-from sparkscore.scoring.batching import SLACK, auto_rows, call_rows, micro_batches, rebatch, window_rows
+from sparkscore.scoring.batching import SLACK, auto_rows, call_rows, micro_batches, most_rows, rebatch, window_rows
 from sparkscore.scoring.calls import ModelCall
 from sparkscore.scoring.counts import Counts
 from sparkscore.scoring.failures import Kind, classified
@@ -155,11 +155,12 @@ class Scorer:
         if first is None:
             return
         self._ends = Ends(first.schema)
-        self._about_rows = call_rows(auto_rows(self.plan, first), self.session.size_bytes, self.session.provider)
-        rows = window_rows(self.plan, first)
+        size, provider = self.session.size_bytes, self.session.provider
+        self._about_rows = call_rows(auto_rows(self.plan, first), size, provider)
+        rows, slack, most = window_rows(self.plan, first), SLACK, most_rows(self.plan, first, size, provider)
         if self._call_rows is not None:
-            rows = self._call_rows * max(1, rows // self._call_rows)
-        encoded = map(self._encoded, rebatch(chain([first], read), rows, SLACK if self._call_rows is None else 1.0))
+            rows, slack, most = self._call_rows * max(1, rows // self._call_rows), 1.0, 0
+        encoded = map(self._encoded, rebatch(chain([first], read), rows, slack, most))
         with closing(ahead(encoded)) if self._reads_ahead else nullcontext(encoded) as works:
             for work in works:
                 if self._reads_ahead:

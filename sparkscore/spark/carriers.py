@@ -5,6 +5,7 @@ A carrier knows Spark and no model. This module imports pyspark and floors 0 to 
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -177,7 +178,20 @@ def worker_scorer(plan: ScoringPlan, crumb: Crumb | None = None) -> Scorer:
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
     source = partial(_handed_out, plan.model) if plan.model.location.startswith("artifact:") else None
-    return open_scorer(plan, source, in_worker=context is not None, attempt=attempt, crumb=crumb)
+    scorer = open_scorer(plan, source, in_worker=context is not None, attempt=attempt, crumb=crumb)
+    if context is not None:
+        _settle()
+    return scorer
+
+
+@cache
+def _settle() -> None:
+    """Take what is loaded by now out of the sight of the garbage collector, once a process.
+
+    Spark's worker collects after each task (pyspark 4.2 `daemon.py`): 50 ms of CPU to go through the modules' objects.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def artifact_name(model: ModelRef, index: int) -> str:

@@ -264,14 +264,23 @@ def test_batches_of_two_files_are_merged_by_the_scorer_and_keep_their_addresses(
 
 
 def test_row_groups_are_cut_evenly_and_wide_rows_to_few_megabytes(tmp_path):
-    write(tmp_path / "a.parquet", range(20_000), group=20_000)
-    assert {b.num_rows for b in read_slices(SCAN, slices(tmp_path / "a.parquet"))} == {10_000}
+    write(tmp_path / "a.parquet", range(100_000), group=100_000)
+    numbers_alone = Scan((("id", "id"),), SCHEMA.remove(1))
+    assert {b.num_rows for b in read_slices(numbers_alone, slices(tmp_path / "a.parquet"))} == {50_000}
     blobs = pa.array([os.urandom(100_000) for _ in range(400)])
     pq.write_table(pa.table({"id": pa.array(range(400), pa.int64()), "blob": blobs}), tmp_path / "b.parquet")
     scan = Scan((("blob", "blob"),), pa.schema([("blob", pa.binary())]))
     assert max(b.nbytes for b in read_slices(scan, slices(tmp_path / "b.parquet"))) < 10 * 2**20
     narrow = Scan((("id", "id"),), SCHEMA.remove(1))
     assert {b.num_rows for b in read_slices(narrow, slices(tmp_path / "b.parquet"))} == {400}
+
+
+@pytest.mark.parametrize("dictionary, rows", [(True, 8000), (False, 40_000)])
+def test_batches_are_short_where_a_dictionary_hides_how_large_the_values_are(tmp_path, dictionary, rows):
+    table = pa.table({"id": pa.array(range(40_000), pa.int64()), "name": ["a" * 100] * 40_000})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=dictionary)
+    scan = Scan((("name", "name"),), pa.schema([("name", pa.string())]))
+    assert {b.num_rows for b in read_slices(scan, slices(tmp_path / "a.parquet"))} == {rows}
 
 
 @pytest.mark.slow

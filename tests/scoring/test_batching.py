@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 
 from sparkscore.runtime.encoders import Group
 from sparkscore.runtime.providers import CPU, CUDA
-from sparkscore.scoring.batching import auto_rows, call_rows, micro_batches, rebatch
-from sparkscore.spec.scoring import Image, InputPlan, ModelRef, Numbers, ScoringPlan, Tensor, Text
+from sparkscore.scoring.batching import auto_rows, call_rows, micro_batches, most_rows, rebatch
+from sparkscore.spec.scoring import Image, InputPlan, ModelRef, Numbers, OutputPlan, ScoringPlan, Tensor, Text
 
 
 def batches(lengths):
@@ -47,6 +49,10 @@ def test_a_batch_of_spark_s_10_000_rows_passes_as_it_is_where_8_192_are_aimed_at
     found = list(rebatch(given_batches, 8192))
     assert lengths_of(found) == [10_000, 10_000]
     assert found[0].column("i").buffers()[1].address == given_batches[0].column("i").buffers()[1].address
+
+
+def test_a_longer_batch_passes_as_it_is_where_so_many_rows_may_and_short_ones_are_merged_no_further():
+    assert lengths_of(rebatch(batches([65_536, 70, 30, 65_537]), 100, most=65_536)) == [65_536, 100, 100, 65_437]
 
 
 def test_a_cut_batch_is_a_slice_of_the_same_memory():
@@ -89,12 +95,34 @@ def test_a_large_model_is_called_with_1_024_rows_on_a_cpu(model_bytes, provider,
     assert call_rows(13, model_bytes, provider) == 13  # images
 
 
+NUMBERS = InputPlan("x", "float32", (30,), (Numbers(tuple("a" * 30)),))
+NUMBER, VECTOR = OutputPlan("p", "p", "float32", 0), OutputPlan("p", "p", "float32", 1)
+
+
+@pytest.mark.parametrize(
+    "entry, output, model_bytes, provider, rows",
+    [
+        (NUMBERS, NUMBER, 2**20 - 1, CPU, 65_536),
+        (NUMBERS, NUMBER, 2**20, CPU, 0),
+        (NUMBERS, NUMBER, 2**10, CUDA, 0),
+        (NUMBERS, VECTOR, 2**10, CPU, 0),
+        (NUMBERS, OutputPlan("p", "p", "top_k:float32", 0), 2**10, CPU, 0),
+        (InputPlan("x", "float32", (1024,), (Tensor(("w",), shape=(1024,)),)), NUMBER, 2**10, CPU, 2048),
+        (InputPlan("ids", "int64", (None,), (Text(("t",), max_tokens=512),)), NUMBER, 2**10, CPU, 0),
+    ],
+    ids=["numbers", "large model", "on a GPU", "vectors out", "pairs out", "wide rows", "text"],
+)
+def test_more_rows_are_encoded_at_once_for_a_small_model_that_gives_a_number(entry, output, model_bytes, provider, rows):
+    assert most_rows(replace(plan(entry), outputs=(output,)), SAMPLE, model_bytes, provider) == rows
+
+
 def test_what_is_scored_at_once_is_called_in_even_parts():
     none = np.empty(0, np.int64)
     feeds = {"x": np.arange(10_000)}
     group = Group(np.arange(10_000), lambda rows: feeds, None, (none, none))
     for rows, about, lengths in [
         (None, 8192, [10_000]),
+        (None, 4096, [5000] * 2),
         (None, 1024, [1000] * 10),
         (4096, 1024, [4096, 4096, 1808]),
     ]:

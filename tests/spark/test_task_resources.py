@@ -1,6 +1,7 @@
 """What Spark gives a task decides how its model runs: the cores become threads, the GPU's address is the one it sees.
 
-The addresses are Spark's own, of a cluster that was told of two GPUs; no GPU is needed to hand them out.
+What a worker has loaded is frozen: Spark's collection of garbage after each task does not go through it. The addresses
+are Spark's own, of a cluster that was told of two GPUs; no GPU is needed to hand them out.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ inputs = (InputPlan("x", "float32", (2,), (Numbers(("a", "b")),)),)
 plan = ScoringPlan(graphs.pin(Path(sys.argv[2])), inputs, (OutputPlan("y", "y", "float32", 0, index="[:, 0]"),), ())
 
 def look(batches, plan=plan):
-    import time
+    import gc, time
     yield from ()
     for batch in batches:
         scorer = worker_scorer(plan)
         time.sleep(2)  # both GPUs are in use at once
-        said = json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), scorer.plan.session.threads])
-        yield pa.RecordBatch.from_pydict({"said": [said]})
+        said = [os.environ.get("CUDA_VISIBLE_DEVICES"), scorer.plan.session.threads, gc.get_freeze_count() > 0]
+        yield pa.RecordBatch.from_pydict({"said": [json.dumps(said)]})
 
 found = spark.range(0, 2, 1, 2).mapInArrow(look, "said string").collect()
 print("@" + json.dumps([json.loads(row.said) for row in found]))
@@ -60,4 +61,4 @@ def test_a_task_sees_its_own_gpu_and_has_as_many_threads_as_cores(tmp_path: Path
         env=cluster_environment(tmp_path / "cache", PYTHONPATH=str(ROOT)),
     )
     assert "@" in done.stdout, done.stderr[-2000:]
-    assert sorted(json.loads(done.stdout.split("@")[1])) == [["3", 2], ["5", 2]]
+    assert sorted(json.loads(done.stdout.split("@")[1])) == [["3", 2, True], ["5", 2, True]]
