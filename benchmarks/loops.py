@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from benchmarks.job import Job, Scores
 
-BATCH = 8192
 Part = tuple[str, list[int] | None]  # a file, and its row groups if not all
 
 
@@ -37,23 +36,23 @@ def _score(job: Job, parts: list[Part], share: int) -> None:
     """Score parts of files; with a place to write to, the rows' ids are read and written too."""
     scores = Scores(job)
     if job.out is None:
-        for batch in _read(job.of.columns, parts):
+        for batch in _read(job, job.of.columns, parts):
             scores(batch.columns)
         return
     import pyarrow.parquet as pq
 
-    found = [scores.batch(batch) for batch in _read(["id", *job.of.columns], parts)]
+    found = [scores.batch(batch) for batch in _read(job, ["id", *job.of.columns], parts)]
     if found:
         Path(job.out).mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_batches(found), f"{job.out}/{share}.parquet")
 
 
-def _read(columns: list[str], parts: list[Part]) -> Iterator[pa.RecordBatch]:
+def _read(job: Job, columns: list[str], parts: list[Part]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     for path, groups in parts:
         # Files are read in the order of their own columns; ours are picked in the order of the model's.
-        for batch in pq.ParquetFile(path).iter_batches(BATCH, groups, columns, use_threads=False):
+        for batch in pq.ParquetFile(path).iter_batches(job.of.read_rows, groups, columns, use_threads=False):
             yield batch.select(columns)
 
 

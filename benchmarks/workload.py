@@ -34,6 +34,8 @@ class Workload(ABC):
         Result column -> graph output, a (n, 1) tensor.
     call_rows : int
         Most rows of one model call of a hand-written loop.
+    read_rows : int
+        Rows that the raw loop reads at once.
     unit : str
         What a row is: row, text, image.
     files : int
@@ -46,6 +48,7 @@ class Workload(ABC):
     columns: list[str]
     results: Mapping[str, str] = {"p": "p"}
     call_rows = 10_000
+    read_rows = 8192
     unit = "row"
     files = 2
     group_rows = 100_000
