@@ -12,7 +12,8 @@ from pathlib import Path
 from benchmarks import plot, quick, report
 from benchmarks.arms import ARMS
 from benchmarks.job import WORKLOADS
-from benchmarks.runs import HOME, MAX_OTHERS, Fleet, Options, measured, pairs
+from benchmarks.pairs import pairs
+from benchmarks.runs import HOME, MAX_OTHERS, Fleet, Options, measured
 
 
 def main() -> None:

@@ -127,7 +127,7 @@ def measured(name: str, fleet: Fleet, scratch: Path) -> dict[str, Any]:
     arms = [arm for arm in OF_WORKLOAD[name] if arm in options.arms or arm == RAW]
     found = _cold(arms, jobs[0], fleet) if name == "C1" else _warm(arms, jobs, fleet)
     shutil.rmtree(folder)
-    return {**_circumstances(), "sizes": sizes, "repeats": options.repeats, "model_mb": model_mb, "arms": found}
+    return {**circumstances(), "sizes": sizes, "repeats": options.repeats, "model_mb": model_mb, "arms": found}
 
 
 def _warm(arms: Sequence[str], jobs: Sequence[Job], fleet: Fleet) -> dict[str, Any]:
@@ -216,32 +216,8 @@ def _cold(arms: Sequence[str], job: Job, fleet: Fleet) -> dict[str, Any]:
     return found
 
 
-def pairs(sessions: int, options: Options, scratch: Path) -> dict[str, Any]:
-    """CPU of ss.score over that of plain mapInArrow on T1, in each of several sessions.
-
-    A session runs both there and back, A-B-B-A, twice; every second session begins with the other one. What a JVM's
-    compilers make of the same code differs by some 15 % from one session to the next, so only sessions count.
-    """
-    of = WORKLOADS["T1"]
-    rows = max(1, round(of.sizes[0] * options.scale))
-    model = str(of.write_model(scratch / "pairs" / "model"))
-    job = Job("T1", str(of.write(scratch / "pairs" / "rows", rows)), model)
-    ratios = []
-    for i in range(sessions):
-        process = Process("pair" if i % 2 == 0 else "pair back", options.max_others)
-        try:
-            process.ask(job)  # the compilers are at work in the first runs
-            rounds = [process.run(job)["cpu_s"] for _ in range(2)]
-        finally:
-            process.close()
-        outer, inner = (sum(a + d for a, _, _, d in rounds), sum(b + c for _, b, c, _ in rounds))
-        ratios.append(round(inner / outer if i % 2 == 0 else outer / inner, 4))
-        print("session", i, rounds, ratios[-1], flush=True)
-    shutil.rmtree(scratch / "pairs")
-    return {**_circumstances(), "rows": rows, "ratios": ratios}
-
-
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
+    """Give the date, the machine and the versions."""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine(),
