@@ -38,7 +38,9 @@ from sparkscore.spark.sessions import local_session
 conf = {"spark.executorEnv.AWS_ENDPOINT_URL": sys.argv[2], "spark.hadoop.fs.s3a.endpoint": "${env.AWS_ENDPOINT_URL}"}
 conf["spark.executorEnv.SPARKSCORE_CACHE"] = sys.argv[3]
 spark = local_session("local-cluster[1,2,1024]", conf, ["s3a://scores"])
-print(json.dumps(ss.Pipeline.load(sys.argv[1]).run(spark, run_id="r1").summary().to_json()))
+pipeline = ss.Pipeline.load(sys.argv[1])
+summary = pipeline.run(spark, run_id="r1").summary().to_json()
+print(json.dumps([summary, pipeline.estimate(spark).to_json()]))
 """
 
 # What a policy allows and these runs did not need, with the reason why it is in it.
@@ -69,7 +71,7 @@ def s3(_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that was killed on one machine and resumed on a cluster, with what it asked of S3.
+    """A run that was killed on one machine and resumed on a cluster, then estimated, with what it asked of S3.
 
     `here` are requests of the one process that was killed; `driver` and `executors` are those of the resume.
     """
@@ -77,6 +79,7 @@ class Resumed:
     disk: Path
     pipeline: Path
     summary: dict[str, Any]
+    estimate: dict[str, Any]
     here: list[Request]
     driver: list[Request]
     executors: list[Request]
@@ -107,8 +110,8 @@ def resumed(_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
         again = [*python, "-c", _AGAIN, str(pipeline), executors.endpoint, str(folder / "cache")]
         done = subprocess.run(again, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
-        summary = json.loads(done.stdout.splitlines()[-1])
-        yield Resumed(disk, pipeline, summary, here, driver.seen[len(here) :], executors.seen)
+        summary, estimate = json.loads(done.stdout.splitlines()[-1])
+        yield Resumed(disk, pipeline, summary, estimate, here, driver.seen[len(here) :], executors.seen)
 
 
 def test_a_run_on_s3_that_is_killed_resumes_to_the_bits_of_a_run_on_a_disk(
@@ -124,6 +127,13 @@ def test_a_run_on_s3_that_is_killed_resumes_to_the_bits_of_a_run_on_a_disk(
     assert scored_rows(_by_pyarrow(s3)) == scored_rows(_table(disk / "out"))
     assert bad_rows(_table("s3://refused/team/bad", s3)) == bad_rows(_table(disk / "bad"))
     assert "SUCCEEDED" in _table("s3://ops/team/ledger/tables/runs", s3)["state"].to_pylist()
+
+
+def test_an_estimate_on_s3_leaves_its_figure_and_nothing_else_in_the_ledger(resumed: Resumed, s3: S3Server) -> None:
+    assert resumed.estimate["rows"] == ROWS
+    assert resumed.estimate["requests"] > 0
+    left = [found.uri.rpartition("/")[2] for found in files.list_files("s3a://ops/team/ledger/estimates")]
+    assert [name.rpartition(".")[2] for name in left] == ["json"]
 
 
 def test_driver_and_executors_ask_of_s3_what_their_policies_allow_and_policies_allow_no_more(resumed: Resumed) -> None:

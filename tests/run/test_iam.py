@@ -47,7 +47,7 @@ def test_the_driver_reads_input_and_model_and_writes_sink_quarantine_and_ledger(
             ["s3:DeleteObject"],
             [
                 *("bad/b/_delta_log/.*.tmp", "lake/team/out/_delta_log/.*.tmp"),
-                "ops/ledger/tables/*/_delta_log/.*.tmp",
+                *("ops/ledger/estimates/*", "ops/ledger/tables/*/_delta_log/.*.tmp"),
             ],
         ),
     }
@@ -60,7 +60,7 @@ def test_executors_write_receipts_and_evidence_and_the_rows_of_the_ledgers_table
             ["s3:AbortMultipartUpload", "s3:PutObject"],
             ["ops/ledger/evidence/*", "ops/ledger/receipts/*"],
         ),
-        "WriteLedgerRows": (WRITE, ["ops", "ops/ledger/tables/*"]),
+        "WriteLedgerRows": (WRITE, ["ops", "ops/ledger/estimates/*", "ops/ledger/tables/*"]),
     }
 
 

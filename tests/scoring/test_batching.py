@@ -112,9 +112,7 @@ NUMBER, VECTOR = OutputPlan("p", "p", "float32", 0), OutputPlan("p", "p", "float
     ],
     ids=["numbers", "large model", "on a GPU", "vectors out", "pairs out", "wide rows", "text"],
 )
-def test_more_rows_are_encoded_at_once_for_a_small_model_that_gives_numbers(
-    entry, output, model_bytes, provider, rows
-):
+def test_more_rows_are_encoded_at_once_for_a_small_model_that_gives_numbers(entry, output, model_bytes, provider, rows):
     assert most_rows(replace(plan(entry), outputs=(output,)), SAMPLE, model_bytes, provider) == rows
 
 

@@ -97,12 +97,12 @@ def _above(place: str) -> list[str]:
 
 
 def _ledger_of_executors(pipeline: Any) -> list[_Statement | None]:
-    """Let workers tell of themselves, and Spark's tasks read and write the ledger's files of rows."""
+    """Let workers tell of themselves, and Spark's tasks read and write the ledger's files of rows; a probe's are too."""
     copies = [] if pipeline.source.has_files else ["inputs"]
     staged = ["_stage"] if _stage(pipeline) == pipeline.ledger else []
     return [
         _folders("WriteLedger", _PUT, pipeline.ledger, "receipts", "evidence"),
-        _folders("WriteLedgerRows", _WRITE, pipeline.ledger, "tables", *copies, *staged),
+        _folders("WriteLedgerRows", _WRITE, pipeline.ledger, "tables", "estimates", *copies, *staged),
     ]
 
 
@@ -110,13 +110,15 @@ def _deletable(pipeline: Any, of_driver: bool) -> list[str]:
     """Name what may be deleted, which is no row that readers see.
 
     Delta writes a checksum beside its place and renames it; Spark's committer renames files out of `_temporary`. Copies
-    of an input go after 30 days. A stage is swept once the sink holds its rows; in a sink of files they are the sink's.
+    of an input go after 30 days, a probe's rows at its end. A stage is swept once the sink holds its rows; in a sink of
+    files they are the sink's.
     """
     sink, ledger, stage = pipeline.sink, pipeline.ledger, _stage(pipeline)
     found: list[tuple[str | None, str]] = []
     if of_driver:
         tables = [pipeline.quarantine.location, *([sink.location] if sink.is_delta else [])]
-        found += [*((table, "_delta_log/.*.tmp") for table in tables), (ledger, "tables/*/_delta_log/.*.tmp")]
+        found += [(table, "_delta_log/.*.tmp") for table in tables]
+        found += [(ledger, "tables/*/_delta_log/.*.tmp"), (ledger, "estimates/*")]
     if sink.is_foreign:
         found.append((sink.location, "_temporary/*"))
     is_swept = of_driver and (sink.is_delta or sink.is_foreign)
