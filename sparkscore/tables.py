@@ -151,7 +151,7 @@ QUARANTINE = _columns(
 # What the events of a run are called, in the order in which a run may meet them; the ledger holds each as an object.
 EVENTS = {
     "run_claimed": "an attempt begins: device, versions, limits, and `model_flags`, what admission noticed",
-    "run_planned": "the plan that the attempt follows: rows, units, model",
+    "run_planned": "the plan that the attempt follows: rows, units, model, precision, and how the golden rows came out",
     "run_predicted": "what the run should take, by an estimate in its ledger: hours, nanoseconds a row",
     "narrowing": "a column is cast to a narrower type, as the pipeline says",
     "input_ss_dropped": "the source has a column `_ss`, which is left out",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from sparkscore.errors import SparkscoreError, error
@@ -90,9 +90,10 @@ def _planned(
     plan, job = read_plan(store, run_id), None
     if plan is None:
         job = bound(spark, pipeline)
-        golden_rows(spark, job)
+        golden = golden_rows(spark, job)
         job = copied(spark, store, job, run_id, say)
-        plan = write_plan(store, make_plan(spark, job, run_id))
+        made = make_plan(spark, job, run_id)
+        plan = write_plan(store, replace(made, header={**made.header, "golden": golden and asdict(golden)}))
     if plan is None:  # another driver's came first: perhaps of another version of the input or the model
         plan, job = read_plan(store, run_id), None
     assert plan is not None, "a plan that was written can be read"

@@ -171,7 +171,7 @@ def forecast(
 
 
 def key_of(job: Bound, scan: str, machine: str) -> str:
-    """Name what a calibration is good for: model, device, ONNX Runtime, machine, and what is read, fed and written.
+    """Name what a calibration is good for: model, device, precision, ONNX Runtime, machine, what is read and written.
 
     Neither places, filters nor versions of the input are in it: tomorrow's run is predicted by today's probe.
     """
@@ -179,6 +179,7 @@ def key_of(job: Bound, scan: str, machine: str) -> str:
     facts = {
         "model": job.model.ref.sha256,
         "device": pipeline.model.device,
+        "precision": pipeline.model.precision,
         "onnxruntime": [v for name, v in sorted(installed().items()) if name in _ORT],
         "machine": machine,
         "columns": [(f.name, str(f.type)) for f in arrow_schema(struct)],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from sparkscore.errors import CODES
-from sparkscore.run.golden import golden_rows
+from sparkscore.run.golden import Deviation, golden_rows
 from sparkscore.run.inspection import Sample, empty_source, first_rows
 from sparkscore.run.planning import Bound, bound, make_plan
 from sparkscore.run.scan import advice, choose
@@ -39,6 +39,8 @@ class CheckReport:
         Graph input or result column -> type, shape and the columns behind it, as text.
     golden_rows : int or None
         Golden rows that agreed, None when the pipeline names none.
+    deviation : Deviation or None
+        Of a reduced `precision` from float32 on a CPU, over the golden rows, scored by a worker.
     sample_rows, ok_rows, bad_rows : int
         Of the first 1,000 rows, scored on the driver; `filtered_rows` counts what `prepare` dropped of them.
     bad_by_code : dict of int
@@ -74,6 +76,8 @@ class CheckReport:
     sink: str
     scan: str
     weights: str
+    precision: str = "as_is"
+    deviation: Deviation | None = None
     scan_advice: str = ""
     narrowing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
@@ -100,6 +104,7 @@ class CheckReport:
             *(f"  input        {name}: {text}" for name, text in self.inputs.items()),
             *(f"  output       {name}: {text}" for name, text in self.outputs.items()),
             f"  golden rows  {golden}",
+            *([f"  precision    {self.precision}: {self.deviation}"] if self.deviation else []),
             f"  first {self.sample_rows:,} rows: {self.ok_rows:,} ok, {self.bad_rows:,} bad{filtered}",
             *(f"    {code:<18} {rows:,}  {CODES[code].title}" for code, rows in self.bad_by_code.items()),
             f"  sink         {self.sink}",
@@ -141,6 +146,8 @@ def check_pipeline(spark: SparkSession, pipeline: Any) -> CheckReport:
         inputs={i.name: _input_text(i) for i in job.scoring.inputs},
         outputs={o.column: str(sample.scored.schema.field(o.column).type) for o in job.scoring.outputs},
         golden_rows=None if golden is None else golden.rows,
+        precision=job.scoring.session.precision,
+        deviation=None if golden is None else golden.deviation,
         sample_rows=rows,
         ok_rows=rows - filtered - bad_rows,
         bad_rows=bad_rows,

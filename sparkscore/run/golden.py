@@ -1,4 +1,7 @@
-"""Golden rows: a model's own answers to known rows, compared with what it answers here, before anything is scored."""
+"""Golden rows: a model's own answers to known rows, compared with what it answers here, before anything is scored.
+
+Under a reduced precision they also tell how far that is from float32.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,47 @@ from sparkscore.run.inspection import driver_scorer
 from sparkscore.run.planning import Bound
 from sparkscore.runtime import files
 from sparkscore.scoring.scorer import result_schema
-from sparkscore.spark.schemas import flat_schema
+from sparkscore.scoring.verdicts import ERR_TYPE
+from sparkscore.spark.carriers import FrameTask, RowsTask
+from sparkscore.spark.failures import mapped
+from sparkscore.spark.schemas import flat_schema, spark_schema
+from sparkscore.spark.sessions import hand_out
+from sparkscore.spark.udfs import rows_frame
 from sparkscore.spec.fields import located
-from sparkscore.spec.scoring import ERR_COL
+from sparkscore.spec.scoring import ERR_COL, ScoringPlan
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Agreement", "golden_rows"]
+__all__ = ["Agreement", "Deviation", "deviation", "golden_rows", "scored_by_worker"]
 
 _FORM = '{"rows": [{"a": 1.0}], "outputs": {"p": [0.5]}, "rtol": 1e-4, "atol": 1e-6}'
 
 
 @dataclass(frozen=True)
+class Deviation:
+    """How far the answers of a precision are from those of float32 on a CPU, at most, over all outputs.
+
+    `relative` is of answers other than zero. `unequal` counts the values that differ and have no difference, because
+    one of the two is NaN, infinite or no number, such as a label.
+    """
+
+    absolute: float
+    relative: float
+    unequal: int
+
+    def __str__(self) -> str:
+        unequal = f"; {self.unequal} other values differ" if self.unequal else ""
+        return f"at most {self.absolute:.3g} ({self.relative:.3g} of an answer) from float32 on a CPU{unequal}"
+
+
+@dataclass(frozen=True)
 class Agreement:
-    """How many golden rows agree, and the largest difference among them."""
+    """How many golden rows agree, the largest difference among them, and that of a reduced precision to float32."""
 
     rows: int
     worst: float
+    deviation: Deviation | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +72,10 @@ class _Golden:
 
 
 def golden_rows(spark: SparkSession, job: Bound) -> Agreement | None:
-    """Score `model.golden` on the driver and hold the answers against the expected ones; None when there is no file.
+    """Score `model.golden` and hold the answers against the expected ones; None when there is no file.
+
+    The driver scores them; under a reduced precision a worker does, since that is where the precision's GPU is, and
+    once more in float32 on its CPU.
 
     The file is JSON: `rows` give the columns that the model is fed with (as after `prepare`), `outputs` an expected
     value per row for some or all result columns. Numbers agree when ``|got - expected| <= atol + rtol * |expected|``
@@ -56,15 +85,44 @@ def golden_rows(spark: SparkSession, job: Bound) -> Agreement | None:
     ------
     ModelError
         `SPS-MODEL-GOLDEN`, naming the row that is furthest off, or why the file cannot be used.
+    ClusterError
+        `SPS-ENV-PROVIDER`: the worker does not have the device of the precision.
     """
     if job.pipeline.model.golden is None:
         return None
     golden = _read(located(job.pipeline.model.golden, job.pipeline.folder))
     plan = replace(job.scoring, keep=(), keys=(), pointers="errors", payload="none", prove_batch=False)
     table = _table(golden, flat_schema(prepared(spark, job.snapshot, job.pipeline).schema, plan.columns))
-    scored = driver_scorer(job, plan).score(table.to_batches())
-    got = pa.Table.from_batches(scored, schema=result_schema(plan, table.schema))
-    return _compared(golden, got)
+    if plan.session.precision == "as_is":
+        scored = driver_scorer(job, plan).score(table.to_batches())
+        return _compared(golden, pa.Table.from_batches(scored, schema=result_schema(plan, table.schema)))
+    with mapped(spark):
+        plan = replace(plan, model=hand_out(spark, plan.model, job.model.folder))
+        got = scored_by_worker(spark, plan, table)
+        agreement = _compared(golden, got)
+        exact = replace(plan, session=replace(plan.session, device="cpu", precision="as_is"))
+        return replace(agreement, deviation=deviation(got, scored_by_worker(spark, exact, table)))
+
+
+def scored_by_worker(spark: SparkSession, plan: ScoringPlan, rows: pa.Table) -> pa.Table:
+    """Score rows in one Spark task, in their order."""
+    result = spark_schema(result_schema(plan, rows.schema))
+    return rows_frame(spark, RowsTask(rows, FrameTask(plan, ERR_TYPE)), result).toArrow()
+
+
+def deviation(got: pa.Table, exact: pa.Table) -> Deviation:
+    """Measure how far results are from others of the same rows; a row's error counts as a value."""
+    absolute = relative = 0.0
+    unequal = 0
+    for column in exact.schema.names:
+        for want, have in _leaves(exact[column].to_pylist(), got[column].to_pylist()):
+            difference = _difference(want, have)
+            if math.isinf(difference):
+                unequal += 1
+            else:
+                absolute = max(absolute, difference)
+                relative = max(relative, difference / abs(want) if difference and want else 0.0)
+    return Deviation(absolute, relative, unequal)
 
 
 def _read(place: str) -> _Golden:

@@ -110,6 +110,7 @@ def make_plan(spark: SparkSession, job: Bound, run_id: str) -> Plan:
         "folder": str(pipeline.folder),
         "model": model_to_json(job.model.ref),
         "weights": asdict(job.weights),
+        "precision": job.scoring.session.precision,
         "input": snapshot.to_json(),
         "input_ss": job.input_ss,
         "keys": list(job.scoring.keys),

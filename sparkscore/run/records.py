@@ -31,6 +31,8 @@ def record_plan(events: EventLog, plan: Plan) -> None:
         plan_sha256=plan.sha256,
         model_uri=model["uri"],
         model_sha256=model["sha256"],
+        precision=plan.header.get("precision", "as_is"),
+        golden=plan.header.get("golden"),
     )
     if plan.header["input"].get("route") == "delta":
         events.write("fallback", wanted="plain files", got="Delta's reader, at most 8 units", where="source")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -216,8 +216,8 @@ def _planned(spark: SparkSession, pipeline: Any, store: Store, of: Plan, new_id:
     assert_sink(spark, job)
     if snapshot.route == "files":  # Delta's own reader answers for the columns of its version
         survey(spark, snapshot, _paths(units), needed_columns(snapshot, pipeline, job.scoring))
-    golden_rows(spark, job)
-    return Plan(header, units)
+    golden = golden_rows(spark, job)
+    return Plan({**header, "precision": job.scoring.session.precision, "golden": golden and asdict(golden)}, units)
 
 
 def _numbered_after(of: Plan) -> str | None:

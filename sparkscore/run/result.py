@@ -14,6 +14,8 @@ from sparkscore.run.lines import line_of
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from sparkscore.run.golden import Deviation
+
 __all__ = ["Run", "Summary"]
 
 
@@ -48,6 +50,8 @@ class Summary:
     scan_reason: str = ""  # why Spark scans, and not the workers
     weights: str = "fast"
     weights_reason: str = ""  # why the weights have that form, where there was a choice
+    precision: str = "as_is"
+    deviation: Deviation | None = None  # of that precision from float32, over the golden rows
     hours: float = 0.0  # from claim to end, of all attempts
     ns_row: float | None = None  # nanoseconds of one core for a row; None where tasks could not write their receipts
     predicted_hours: float | None = None  # by an estimate in the ledger, when the run began
@@ -79,6 +83,7 @@ class Summary:
             f"  provider     {', '.join(f'{p} in {n} tasks' for p, n in self.providers.items()) or self._no_provider}",
             f"  scan         {self.scan}{f' ({self.scan_reason})' if self.scan_reason else ''}",
             *([f"  weights      {self.weights} ({self.weights_reason})"] if self.weights_reason else []),
+            *([f"  precision    {self.precision}: {self.deviation}"] if self.deviation else []),
             *([f"  took         {self._took}"] if self.predicted_hours else []),
             f"  scores       {self.sink}",
             f"  quarantine   {self.quarantine}",

@@ -10,6 +10,7 @@ from sparkscore.ledger.events import read_events
 from sparkscore.ledger.fold import committed, quarantine_of, run_rows
 from sparkscore.ledger.plans import Plan
 from sparkscore.ledger.store import Store
+from sparkscore.run.golden import Deviation
 from sparkscore.run.result import Summary
 from sparkscore.run.took import hours_of, ns_row_of, predicted
 from sparkscore.scoring.counts import TEXT_COUNTS
@@ -60,6 +61,7 @@ def summary_of(store: Store, plan: Plan) -> Summary:
     units = {e["unit_seq"]: e for e in events if "rows_truncated" in e}.values()  # a resume repeats a unit
     rows_truncated, tokens, tokens_computed = (sum(e.get(name, 0) for e in units) for name in TEXT_COUNTS)
     weights = plan.header.get("weights", {"name": "fast", "why": ""})
+    deviates = (plan.header.get("golden") or {}).get("deviation")
     return Summary(
         run_id=plan.run_id,
         state=row["state"],
@@ -77,6 +79,8 @@ def summary_of(store: Store, plan: Plan) -> Summary:
         scan_reason=chosen["scan_reason"],
         weights=weights["name"],
         weights_reason=weights["why"],
+        precision=plan.header.get("precision", "as_is"),
+        deviation=deviates and Deviation(**deviates),
         sink=plan.header["sink"],
         quarantine=quarantine_of(events, plan),
         ledger=store.root,

@@ -104,7 +104,7 @@ def bind(pipeline: Pipeline, model: PinnedModel, signature: Signature, schema: p
         decoder=installed_decoder() if any(isinstance(part, Image) for one in inputs for part in one.parts) else "",
     )
     narrowing = tuple(dict.fromkeys(message for one in bound for message in one.narrowing))
-    return Binding(plan, narrowing, (*warnings, *said, *dropped))
+    return Binding(plan, narrowing, (*warnings, *said, *dropped, *_tf32_of_tensorrt(plan.session)))
 
 
 # -- inputs --------------------------------------------------------------------------------------------
@@ -344,6 +344,16 @@ def _session(pipeline: Pipeline) -> SessionPlan:
         providers=tuple((name, tuple(options.items())) for name, options in model.providers.items()),
         load_timeout_s=pipeline.on_error.load_timeout_s,
     )
+
+
+def _tf32_of_tensorrt(session: SessionPlan) -> list[str]:
+    """Say that TensorRT multiplies in TF32, which no option of its provider turns off (onnxruntime 26029)."""
+    if session.device != "tensorrt" or session.precision != "as_is":
+        return []
+    return [
+        "device tensorrt multiplies float32 in TF32 on GPUs that have it, which no option of ONNX Runtime turns off: "
+        "set NVIDIA_TF32_OVERRIDE=0 where workers start, or say precision: tf32, which measures the difference."
+    ]
 
 
 def _on_error(pipeline: Pipeline) -> ErrorPlan:

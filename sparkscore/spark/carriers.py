@@ -11,7 +11,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cache, lru_cache, partial
@@ -35,7 +35,16 @@ from sparkscore.spec.scoring import ERR_COL, ModelFile, ModelRef, ScoringPlan
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TASK_COL", "ColumnTask", "FrameTask", "FusedTask", "UnitContext", "UnitTask", "artifact_name"]
+__all__ = [
+    "TASK_COL",
+    "ColumnTask",
+    "FrameTask",
+    "FusedTask",
+    "RowsTask",
+    "UnitContext",
+    "UnitTask",
+    "artifact_name",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +70,19 @@ class FrameTask:
         for batch in scorer.score(batches):
             position = batch.schema.get_field_index(ERR_COL)
             yield batch.set_column(position, ERR_COL, _only(batch.column(position), self.shown))
+
+
+class RowsTask:
+    """`mapInArrow` function over a frame of one row: hands a task rows that came along with it."""
+
+    def __init__(self, rows: pa.Table, task: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]) -> None:
+        self.rows = rows
+        self.task = task
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Give what the task makes of the rows."""
+        for _ in batches:
+            yield from self.task(iter(self.rows.to_batches()))
 
 
 class UnitTask:

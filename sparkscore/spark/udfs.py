@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from sparkscore.spark.carriers import ColumnTask, FusedTask
+from sparkscore.spark.carriers import ColumnTask, FusedTask, RowsTask
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-__all__ = ["column_function", "fused_frame", "map_in_arrow"]
+__all__ = ["column_function", "fused_frame", "map_in_arrow", "rows_frame"]
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -37,6 +37,11 @@ def fused_frame(spark: SparkSession, task: FusedTask, result: StructType) -> Dat
     """Give the scored rows of tasks that read their slices themselves; a task is a number, alone in its partition."""
     n = len(task.slices)
     return _plain(spark.range(0, n, 1, n).mapInArrow(task, result), result)
+
+
+def rows_frame(spark: SparkSession, task: RowsTask, result: StructType) -> DataFrame:
+    """Give what one task of one worker makes of the rows that it brings along."""
+    return _plain(spark.range(0, 1, 1, 1).mapInArrow(task, result), result)
 
 
 def _plain(scored: DataFrame, result: StructType) -> DataFrame:

@@ -59,7 +59,7 @@ _KEYS: dict[str, dict[str, str]] = {
         "uri": "path, s3://, hdfs://, dbfs:/, models:/name@alias or runs:/",
         "device": "cpu, cuda and tensorrt fail when they are not there; auto may fall back, and says so",
         "batch_size": "rows of one model call, or auto",
-        "precision": "as_is",
+        "precision": "format of a GPU's numbers; tf32 (cuda, tensorrt) and fp16 (tensorrt) need golden rows",
         "weights": "how workers hold the weights: packed (fast), shared (lean), or auto: lean where memory is scarce",
         "golden": "file of rows with expected outputs and tolerance",
         "verify": "digest: bytes are verified before each load",

@@ -42,6 +42,17 @@ __all__ = [
 ]
 
 
+# Where a precision changes something; on a CPU, where auto may end, none does.
+_DEVICES_OF = {"tf32": ("cuda", "tensorrt"), "fp16": ("tensorrt",)}
+_MEND_DEVICE = {
+    "tf32": "Name the device, for example `device: cuda`; on a CPU, where auto may end, nothing computes in TF32.",
+    "fp16": "Write `device: tensorrt`. ONNX Runtime has no switch for it on CUDA: there, convert the graph to float16 "
+    "beforehand and score it as_is.",
+}
+# Options of ONNX Runtime's CUDA and TensorRT providers that choose the format of numbers.
+_FORMAT_OPTIONS = ("use_tf32", "trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable")
+
+
 def _batch_size(value: Any) -> Any:
     return None if value == "auto" else value
 
@@ -52,12 +63,32 @@ class Model(Closed):
     uri: Uri
     device: Literal["cpu", "cuda", "tensorrt", "auto"] = "cpu"
     batch_size: Annotated[Positive | None, BeforeValidator(_batch_size)] = None
-    precision: Annotated[Literal["as_is"], later("tf32", "fp16", "int8")] = "as_is"
+    precision: Annotated[Literal["as_is", "tf32", "fp16"], later("int8")] = "as_is"
     weights: Literal["auto", "fast", "lean"] = "auto"
     golden: Uri | None = None
     verify: Annotated[Literal["digest"], later("oms")] = "digest"
     allow_links: Flag = False
     providers: dict[Text, dict[Text, Option]] = {}
+
+    @model_validator(mode="after")
+    def _precise(self) -> Model:
+        """Let `precision` alone choose the format of numbers, where it has an effect, and only where it is measured."""
+        for name, options in self.providers.items():
+            for option in options:
+                if option in _FORMAT_OPTIONS:
+                    message = f"Expected the format of numbers in model.precision alone, got the option {option!r}"
+                    fix = "Take it out; `precision: tf32` or `precision: fp16` sets it, and measures what it changes."
+                    raise refused("SPS-SPEC-VALUE", message, fix, f"model.providers.{name}.{option}")
+        devices = _DEVICES_OF.get(self.precision)
+        if devices is None:
+            return self
+        if self.device not in devices:
+            message = f"Expected device {' or '.join(devices)} for precision {self.precision}, got {self.device}"
+            raise refused("SPS-SPEC-VALUE", message, _MEND_DEVICE[self.precision], "model.precision")
+        if self.golden is None:
+            fix = f"Write `golden:` with rows to measure how far {self.precision} is from float32, or score as_is."
+            raise refused("SPS-SPEC-KEY", f"Key 'golden' is missing beside precision {self.precision}", fix, "model")
+        return self
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

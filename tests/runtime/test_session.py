@@ -192,15 +192,30 @@ def test_a_device_that_the_wheel_lacks_is_refused_and_never_replaced_by_the_cpu(
 
 
 def test_cuda_defaults_are_safe_and_single_options_can_be_overridden():
-    plan = SessionPlan(device="cuda", providers=(("cuda", (("gpu_mem_limit", "1000"), ("use_tf32", "1"))),))
+    plan = SessionPlan(device="cuda", providers=(("cuda", (("gpu_mem_limit", "1000"), ("tunable_op_enable", "1"))),))
     options = dict(dict(providers_for(plan, GPU_WHEEL))[CUDA])
     assert options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert options["do_copy_in_default_stream"] == "1"
-    assert (options["use_tf32"], options["gpu_mem_limit"]) == ("1", "1000")
-    assert dict(dict(providers_for(SessionPlan(device="cuda"), GPU_WHEEL))[CUDA])["use_tf32"] == "0"
-    tf32 = SessionPlan(device="cuda", precision="tf32")
-    assert dict(dict(providers_for(tf32, GPU_WHEEL))[CUDA])["use_tf32"] == "1"
+    assert (options["tunable_op_enable"], options["gpu_mem_limit"]) == ("1", "1000")
+
+
+@pytest.mark.parametrize(
+    "device, precision, tf32, fp16",
+    [
+        ("cuda", "as_is", "0", None),
+        ("cuda", "tf32", "1", None),
+        ("tensorrt", "as_is", "0", "0"),
+        ("tensorrt", "tf32", "1", "0"),
+        ("tensorrt", "fp16", "0", "1"),
+    ],
+)
+def test_a_precision_is_an_option_of_each_provider_that_has_it(device, precision, tf32, fp16):
+    asked = {
+        name: dict(options) for name, options in providers_for(SessionPlan(device, precision=precision), GPU_WHEEL)
+    }
+    assert asked[CUDA]["use_tf32"] == tf32
+    assert asked.get(TENSORRT, {}).get("trt_fp16_enable") == fp16
 
 
 @without_cuda

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -10,10 +11,14 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from onnx import helper
 
+from sparkscore.run.golden import golden_rows
+from sparkscore.run.planning import bound
 from sparkscore.runtime.providers import CUDA
+from sparkscore.spec.pipeline import load_pipeline
 from sparkscore.spec.scoring import ErrorPlan, InputPlan, Numbers, OutputPlan, ScoringPlan, SessionPlan, Tensor
 from tests.scoring import graphs
 from tests.scoring.test_guard import PLANT, N, children, guarded, perilous, plant
@@ -119,18 +124,47 @@ def test_a_row_too_large_for_the_gpu_is_named_so(guard, tmp_path):
     }
 
 
-def test_numbers_are_those_of_float32_and_tf32_only_when_asked_for(tmp_path):
+def product():
+    """Rows, the bytes of y = x @ w, and the rows' answers in float64."""
     random = np.random.default_rng(7)
     rows, weights = random.random((256, 1024), np.float32), random.random((1024, 64), np.float32)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     model = graphs.graph([node], [("x", graphs.FLOAT, ["n", 1024])], [("y", graphs.FLOAT, ["n", 64])], [("w", weights)])
+    return rows, model, rows.astype(np.float64) @ weights.astype(np.float64)
+
+
+def test_numbers_are_those_of_float32_and_tf32_only_when_asked_for(tmp_path):
+    rows, model, exact = product()
     inputs = (InputPlan("x", "float32", (1024,), (Tensor(("x",), shape=(1024,)),)),)
     ref = graphs.write(tmp_path / "product", model)
     plan = ScoringPlan(ref, inputs, (OutputPlan("y", "y", "float32", 1),), ("id",))
     data = batch(id=pa.array(range(256), pa.int64()), x=pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 1024))
-    exact = rows.astype(np.float64) @ weights.astype(np.float64)
     deviation = {}
     for precision in ("as_is", "tf32"):
         table, _ = run(on_gpu(plan, precision=precision), data)
         deviation[precision] = float(np.max(np.abs(np.array(table["y"].to_pylist()) - exact) / exact))
     assert deviation["as_is"] < 1e-5 < deviation["tf32"]
+
+
+@pytest.mark.spark
+def test_a_worker_measures_how_far_tf32_is_from_float32(spark, tmp_path):
+    rows, model, exact = product()
+    (tmp_path / "product.onnx").write_bytes(model)
+    (tmp_path / "in").mkdir()
+    pq.write_table(
+        pa.table({"id": [1], "x": pa.array([rows[0]], pa.list_(pa.float32()))}), tmp_path / "in" / "1.parquet"
+    )
+    known = {"rows": [{"x": row.tolist()} for row in rows], "outputs": {"y": exact.tolist()}, "rtol": 1e-2}
+    (tmp_path / "golden.json").write_text(json.dumps(known))
+    document = {
+        "version": 1,
+        "name": "product",
+        "source": {"format": "parquet", "location": str(tmp_path / "in")},
+        "model": {"uri": "product.onnx", "device": "cuda", "precision": "tf32", "golden": "golden.json"},
+        "inputs": {"x": "x"},
+        "sink": {"format": "delta", "location": str(tmp_path / "out")},
+    }
+    found = golden_rows(spark, bound(spark, load_pipeline(document, folder=tmp_path)))
+    assert found.rows == len(rows)
+    assert 1e-5 < found.deviation.relative < 1e-2
+    assert found.deviation.absolute > 0

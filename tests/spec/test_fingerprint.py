@@ -31,6 +31,11 @@ def test_it_is_a_sha256_and_the_same_each_time() -> None:
     assert len(bytes.fromhex(digest())) == 32
 
 
+def test_it_changes_with_the_precision() -> None:
+    on_gpu = "{{uri: /m, device: tensorrt, golden: /g, precision: {}}}"
+    assert len({digest(model=on_gpu.format(name)) for name in ("as_is", "tf32", "fp16")}) == 3
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -408,7 +408,7 @@ def test_a_wrong_value_says_where_what_was_expected_and_got(changes: dict[str, A
         ({"audit": {"label": {}}}, "audit"),
         ({"source": source(format="kafka")}, "source.format"),
         ({"source": {"format": "x", "credentials": {"key": "secretsmanager:arn"}}}, "source.credentials"),
-        ({"model": {"uri": "/m", "precision": "fp16"}}, "model.precision"),
+        ({"model": {"uri": "/m", "precision": "int8"}}, "model.precision"),
         ({"model": {"uri": "/m", "verify": "oms"}}, "model.verify"),
         ({"sink": {"format": "kafka", "location": "/a"}}, "sink.format"),
     ],
