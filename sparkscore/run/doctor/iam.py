@@ -97,7 +97,7 @@ def _above(place: str) -> list[str]:
 
 
 def _ledger_of_executors(pipeline: Any) -> list[_Statement | None]:
-    """Let workers tell of themselves, and Spark's tasks read and write the ledger's files of rows; a probe's are too."""
+    """Let workers tell of themselves, and Spark's tasks read and write the ledger's files of rows, and a probe's."""
     copies = [] if pipeline.source.has_files else ["inputs"]
     staged = ["_stage"] if _stage(pipeline) == pipeline.ledger else []
     return [
