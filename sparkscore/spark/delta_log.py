@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from sparkscore.errors import SparkscoreError, error
@@ -18,6 +18,7 @@ from sparkscore.spark.schemas import quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 __all__ = [
     "FILE_RETENTION",
@@ -37,6 +38,11 @@ __all__ = [
 FILE_RETENTION = "delta.deletedFileRetentionDuration"
 LEAST_FILE_RETENTION_H = 24
 _HOURS = {"week": 168.0, "day": 24.0, "hour": 1.0, "minute": 1 / 60, "second": 1 / 3600}
+
+# What Delta keeps the least and the greatest value of for each file: if not told, of the first 32 leaves of the schema.
+_STATISTICS = "delta.dataSkippingStatsColumns"
+_SS_STATISTICS = ("status", "run_id", "unit_seq", "unit_id", "scored_at")  # what readers and proofs ask for
+_MOST_STATISTICS = 32
 
 # Reader features under which the data files still hold exactly the table's rows and names.
 _HARMLESS = frozenset({"timestampNtz", "vacuumProtocolCheck", "v2Checkpoint"})
@@ -77,6 +83,9 @@ class DeltaTable:
     def write(self, frame: DataFrame, options: Mapping[str, str], sink: Any | None = None) -> None:
         """Append a frame in one commit, or write it in the mode and the partitions of a sink.
 
+        A table that this makes keeps statistics of what is asked for (`_statistics`). A table that is there keeps its
+        own way: Delta looks at the option of a new one only.
+
         A table of the catalog, which `make` has made, is written by `writeTo`: `insertInto` ignores Delta's
         transactions, so rows would come twice, without a warning; `saveAsTable` drops the commit's metadata where it
         makes the table, and in an overwrite replaces the table's own definition (Delta 4.4).
@@ -93,6 +102,7 @@ class DeltaTable:
             else:
                 by_name.append()
             return
+        options = {**(_statistics(frame.schema, partition_by) if sink is not None else {}), **options}
         writer = frame.write.format("delta").mode("overwrite" if overwrites else "append").options(**options)
         if where:
             writer = writer.option("replaceWhere", where)
@@ -107,11 +117,28 @@ class DeltaTable:
         """
         spark = frame.sparkSession
         if self.name and not spark.catalog.tableExists(self.name):
-            writer = spark.createDataFrame([], frame.schema).write.format("delta").mode("ignore")
+            options = _statistics(frame.schema, partition_by)
+            writer = spark.createDataFrame([], frame.schema).write.format("delta").mode("ignore").options(**options)
             (writer.partitionBy(*partition_by) if partition_by else writer).saveAsTable(self.sql)
 
     def __str__(self) -> str:
         return self.name or self.location
+
+
+def _statistics(schema: StructType, partition_by: Sequence[str]) -> dict[str, str]:
+    """Name the columns that a table of scores keeps statistics of: five of the 19 fields of `_ss`, and the user's own.
+
+    Statistics of all of `_ss` are 600 CPU ns a row, a seventh of a run of a small model (docs/decisions/0033).
+    """
+    from pyspark.sql.types import DateType, NumericType, StringType, TimestampNTZType, TimestampType
+
+    known = (NumericType, StringType, DateType, TimestampType, TimestampNTZType)
+    apart = {"_ss", *(name.lower() for name in partition_by)}
+    own = [f.name for f in schema if isinstance(f.dataType, known) and f.name.lower() not in apart]
+    own = [quoted(name) for name in own if "`" not in name]  # one that has it cannot be dropped (Delta 4.4)
+    of_ss: list[str] = next((cast("StructType", f.dataType).fieldNames() for f in schema if f.name == "_ss"), [])
+    named = [*(f"_ss.{name}" for name in _SS_STATISTICS if name in of_ss), *own]
+    return {_STATISTICS: ",".join(named[:_MOST_STATISTICS])}
 
 
 def delta_path(location: str) -> str:

@@ -98,3 +98,26 @@ def test_files_of_a_run_that_died_before_the_first_commit_are_no_hindrance_and_o
     pq.write_table(pa.table({"id": [1]}), tmp_path / name.replace("00000", "00002"))
     with pytest.raises(SparkscoreError, match=r"SPS-SPEC-SINK.*part-00002"):
         _refuse_other_files(str(tmp_path))
+
+
+_COLUMNS = ["id", "'x' AS `a-b`", "1.5D AS `d.e`", "DATE'2026-01-01' AS day", "array(1.0) AS v", "true AS flag"]
+
+
+def test_a_new_table_keeps_statistics_of_what_is_asked_for_and_one_that_is_there_its_own(spark, tmp_path: Path) -> None:
+    error = f"CAST(NULL AS struct<{', '.join(f'{c.name}: {c.type}' for c in ERR)}>) AS err"
+    scored = spark.range(2).selectExpr(*_COLUMNS, error, "CAST(NULL AS BIGINT) AS _ss_task")
+    frame = with_ss(scored, {**CONSTANTS, "unit_id": "u"})
+    sink = Sink(format="delta", location=str(tmp_path), partition_by=["day"])
+    DeltaTable(f"{tmp_path}/new", "").write(frame, {}, sink)
+    of_ss = ["run_id", "scored_at", "status", "unit_id", "unit_seq"]
+    assert _statistics_of(tmp_path / "new") == {"_ss": of_ss, "a-b": None, "d.e": None, "id": None}
+    frame.write.format("delta").partitionBy("day").save(f"{tmp_path}/there")
+    DeltaTable(f"{tmp_path}/there", "").write(frame, {}, sink)
+    assert set(of_ss) < set(_statistics_of(tmp_path / "there")["_ss"])
+
+
+def _statistics_of(table: Path) -> dict[str, list[str] | None]:
+    """Name the columns whose least values the newest commit has, those of a struct by its fields."""
+    log = max((table / "_delta_log").glob("*.json")).read_text()
+    (least,) = [json.loads(a["add"]["stats"])["minValues"] for a in map(json.loads, log.splitlines()) if "add" in a][:1]
+    return {name: sorted(value) if isinstance(value, dict) else None for name, value in sorted(least.items())}
