@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import pytest
 from pyspark.errors import PySparkException
+from pyspark.sql.types import StructType
 
 from sparkscore.ledger.plans import LEDGER_VERSION, InputFile, Plan, Unit
 from sparkscore.run import attempt, batch, delta_line, publishing
@@ -78,7 +79,7 @@ class Session:
 class Writer:
     """A frame that is its own writer into the sink's Delta table."""
 
-    schema = SimpleNamespace(json=lambda: "{}")
+    schema = StructType()
     columns = ("id", "value")
 
     def __init__(self, session: Session) -> None:
