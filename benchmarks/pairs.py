@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.job import WORKLOADS, Job, Scores
+from benchmarks.quick import scoring_plan
 from benchmarks.runs import Options, Process, circumstances
 
 _BATCH = 10_000  # rows of Spark's batches
@@ -53,15 +54,13 @@ def in_process(job: Job) -> dict[str, float]:
     """
     import pyarrow.parquet as pq
 
-    from sparkscore.run.adapters import _bound
     from sparkscore.scoring.scorer import open_scorer
     from sparkscore.scoring.verdicts import ERR_TYPE
     from sparkscore.spark.carriers import FrameTask
 
     found = pq.ParquetFile(job.files[0]).iter_batches(_BATCH, columns=["id", *job.of.columns])
     batches = [batch.select(["id", *job.of.columns]) for batch in found if batch.num_rows == _BATCH][:_BATCHES]
-    results = {name: f"{output}[:, 0]" for name, output in job.of.results.items()}
-    _, plan = _bound(job.model, job.of.inputs(job.model), results, batches[0].schema, {"keep": ["id"]})
+    plan = scoring_plan(job, batches[0].schema)
     shown = pa.struct([ERR_TYPE.field(name) for name in ("error_code", "error_message")])
     arms = Scores(job).batches(cycle(batches)), FrameTask(plan, shown).by(open_scorer(plan), cycle(batches))
     more = []

@@ -131,17 +131,23 @@ def ours(job: Job) -> Callable[[], list[pa.RecordBatch]]:
     """Give the work of the tasks of a fused scan: read slices, score, give id, results and errors."""
     import pyarrow.parquet as pq
 
-    from sparkscore.run.adapters import _bound
     from sparkscore.runtime.slices import Scan, cut, read_slices
     from sparkscore.scoring.scorer import open_scorer
 
     schema = pq.read_schema(job.files[0])
-    results = {name: f"{output}[:, 0]" for name, output in job.of.results.items()}
-    _, plan = _bound(job.model, job.of.inputs(job.model), results, schema, {"keep": ["id"]})
+    plan = scoring_plan(job, schema)
     scan = Scan(tuple((name, name) for name in schema.names), schema)
     stats = [(file, Path(file).stat()) for file in job.files]
     slices = [one for file, s in stats for one in cut(f"file://{file}", s.st_size, s.st_mtime_ns // 10**6, 2**30)]
     return lambda: list(open_scorer(plan).score(read_slices(scan, slices)))
+
+
+def scoring_plan(job: Job, schema: pa.Schema) -> Any:
+    """Give the plan by which `ss.score` scores a job's rows."""
+    from sparkscore.run.adapters import _bound
+
+    results = {name: f"{output}[:, 0]" for name, output in job.of.results.items()}
+    return _bound(job.model, job.of.inputs(job.model), results, schema, {"keep": ["id"]})[1]
 
 
 def _tokens(of: Workload, scratch: Path, model: str) -> float:

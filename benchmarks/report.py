@@ -133,22 +133,15 @@ def _measured(name: str, found: dict[str, Any]) -> str:
 def _pairs(found: dict[str, Any]) -> str:
     ratios = found["ratios"]
     middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-    more = found.get("more_ns")
-    added = (
-        ""
-        if more is None
-        else (
-            f" In one process, on the same batches of 10,000 rows, the workers' part of `ss.score` takes {more['mean']:.0f} ± "
-            f"{more['interval']:.0f} ns of CPU a row more (40 pairs A-B-B-A, 95 % interval); the rest of the ratio is the struct "
-            f"of status and error in the JVM."
-        )
-    )
+    more = found["more_ns"]
     return (
         f"## {SCORE} over {PLAIN}, near 1\n\n**{middle:.3f}** on T1 (median over {len(ratios)} sessions, {low:.3f} to "
         f"{high:.3f}; in each two rounds A-B-B-A over {found['rows']:,} rows in one JVM, every second session beginning "
         f"with the other one; {found['date']}, {found['machine']}). The plain arm does no checks and gives an error column "
         f"that is always null; `ss.score` checks null, infinity and outputs, isolates bad rows and gives a struct of "
-        f"status and error. Single slopes, in the tables above, differ by more than this from run to run.{added}"
+        f"status and error. Single slopes, in the tables above, differ by more than this from run to run. "
+        f"In one process, on the same batches of 10,000 rows, the workers' part of `ss.score` takes {more['mean']:.0f} ± "
+        f"{more['interval']:.0f} ns of CPU a row more (40 pairs A-B-B-A, 95 % interval); the rest is in the JVM."
     )
 
 
