@@ -42,34 +42,48 @@ class EventLog:
         self._listener = listener
         self.run_id = run_id
         self.attempt = attempt
-        self._next = len(store.names(_folder(run_id, attempt)))
+        there = store.names(_folder(run_id, attempt))
+        self._next = int(there[-1].removesuffix(".json")) + 1 if there else 0
 
     def write(self, event: str, **fields: Any) -> dict[str, Any]:
-        """Write one event durably and log it."""
+        """Write one event durably and log it.
+
+        Its number is spent before it is written: a signal may end the write after the store took it, and the event that
+        says so needs another.
+        """
+        number = self._next
+        self._next += 1
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        base = {"event": event, "event_id": self._id(event), "at": at, "run_id": self.run_id, "attempt": self.attempt}
-        record = {**base, **fields}
+        base = {"event": event, "event_id": self._id(event, number), "at": at}
+        record = {**base, "run_id": self.run_id, "attempt": self.attempt, **fields}
         data = json.dumps(record, default=str).encode()
-        if not self._store.put_if_absent(f"{_folder(self.run_id, self.attempt)}/{self._next:06d}.json", data):
+        if not self._store.put_if_absent(f"{_folder(self.run_id, self.attempt)}/{number:06d}.json", data):
             raise error(
                 "SPS-FENCED",
                 f"Expected to be the only writer of attempt {self.attempt}. Got an event number that is taken.",
                 "Let the other driver go on; this one stops.",
                 run=self.run_id,
             )
-        self._next += 1
         _log.info("%s run=%s attempt=%d %s", event, self.run_id, self.attempt, _short(fields))
         self._listener(record)
         return record
 
-    def _id(self, event: str) -> str:
+    def _id(self, event: str, number: int) -> str:
         """Name an event by what it is, not by when it was written: what is emitted twice is told apart from news."""
-        return f"{self.run_id}/{event}" if event in _ONCE else f"{self.run_id}/{self.attempt}/{self._next}"
+        return f"{self.run_id}/{event}" if event in _ONCE else f"{self.run_id}/{self.attempt}/{number}"
 
 
 def attempts(store: Store, run_id: str) -> list[int]:
-    """List the numbers of the claims of a run, ascending."""
-    return sorted(int(name.removesuffix(".json")) for name in store.names(f"claims/{run_id}"))
+    """List the numbers of the claims of a run, ascending.
+
+    Claims have no gaps, so those after the last one listed are asked for by name: a listing may be stale.
+    """
+    numbers = sorted(int(name.removesuffix(".json")) for name in store.names(f"claims/{run_id}"))
+    following = (numbers or [0])[-1] + 1
+    while store.get(claim_name(run_id, following)) is not None:
+        numbers.append(following)
+        following += 1
+    return numbers
 
 
 def claim_name(run_id: str, attempt: int) -> str:

@@ -28,9 +28,11 @@ class Meter:
     ----------
     limits : Limits
     events : sequence of dict
-        Of all attempts; the last one is at hand and goes on.
+        Of all attempts, as far as the ledger shows them.
     units : sequence of Unit
         Of the plan.
+    attempt : int
+        The one at hand. Its time runs from its first event, or from now where a stale listing hides it.
     cores, requests : callable
         Give the session's cores, and the requests of a unit; asked only where money is counted.
     """
@@ -41,14 +43,15 @@ class Meter:
         events: Sequence[dict[str, Any]],
         units: Sequence[Unit],
         *,
+        attempt: int,
         cores: Callable[[], int],
         requests: Callable[[Unit], float],
     ) -> None:
-        attempt = events[-1]["attempt"]
         self._limits = limits
         self._prices = limits.prices or Prices()
         self._cores, self._requests_of = cores, requests
-        self._since = next(datetime.fromisoformat(e["at"]) for e in events if e["attempt"] == attempt)
+        own = (datetime.fromisoformat(e["at"]) for e in events if e["attempt"] == attempt)
+        self._since = next(own, datetime.now(UTC))
         self._before = {number: hours for number, hours in hours_of(events).items() if number < attempt}
         self._cores_before = {e["attempt"]: e["cores"] for e in events if e.get("cores")}
         done = committed(events)

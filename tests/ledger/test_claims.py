@@ -14,7 +14,7 @@ import pytest
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.ledger.claims import claim_run
-from sparkscore.ledger.events import EventLog
+from sparkscore.ledger.events import EventLog, attempts, read_events
 from sparkscore.ledger.heartbeats import this_process
 from sparkscore.ledger.store import LocalStore
 
@@ -126,6 +126,50 @@ def test_two_writers_of_one_attempt_are_told_apart(tmp_path: Path) -> None:
     first.write("unit_started")
     with pytest.raises(SparkscoreError, match="SPS-FENCED"):
         second.write("unit_started")
+
+
+class _CutShort(LocalStore):
+    """A store whose second write lands, and whose caller is told to stop before it hears of it."""
+
+    _writes = 0
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        landed = super().put_if_absent(name, data)
+        self._writes += 1
+        if self._writes == 2:
+            raise KeyboardInterrupt
+        return landed
+
+
+def test_a_signal_in_the_midst_of_an_event_leaves_the_next_one_a_number(tmp_path: Path) -> None:
+    store = _CutShort(tmp_path)
+    events = EventLog(store, "r1", 1)
+    events.write("run_claimed")
+    with pytest.raises(KeyboardInterrupt):
+        events.write("unit_committed")
+    events.write("run_stopped")
+    assert [e["event"] for e in read_events(store, "r1", 1)] == ["run_claimed", "unit_committed", "run_stopped"]
+
+
+def test_a_log_that_goes_on_takes_the_number_after_the_last_one_though_one_is_missing(tmp_path: Path) -> None:
+    for event in ("a", "b", "c"):
+        EventLog(LocalStore(tmp_path), "r1", 0).write(event)
+    next(tmp_path.rglob("000001.json")).unlink()
+    EventLog(LocalStore(tmp_path), "r1", 0).write("d")
+    assert [e["event"] for e in read_events(LocalStore(tmp_path), "r1", 0)] == ["a", "c", "d"]
+
+
+class _Stale(LocalStore):
+    """A store that lists nothing of what was written."""
+
+    def names(self, prefix: str) -> list[str]:
+        return []
+
+
+def test_claims_that_a_stale_listing_hides_are_asked_for_by_name(tmp_path: Path) -> None:
+    for _ in range(2):
+        claim_run(_Stale(tmp_path), "r1", take_over=True, say=print)
+    assert attempts(_Stale(tmp_path), "r1") == attempts(LocalStore(tmp_path), "r1") == [1, 2]
 
 
 def _foreign_claim(folder: Path) -> None:

@@ -17,7 +17,7 @@ from tests.run.conftest import delta_rows, expected_score, write_rows
 UNITS = [Unit.of(seq, [InputFile(f"s3a://lake/{seq}", 10, 0, 100)]) for seq in range(3)]
 
 
-def _meter(hours_before: float, **limits: Any) -> Meter:
+def _meter(hours_before: float, shown: int = 3, **limits: Any) -> Meter:
     """A meter of the second attempt, after a first one of 4 cores and units of half an hour."""
     now = datetime.now(UTC)
     start = now - timedelta(hours=10)
@@ -27,7 +27,13 @@ def _meter(hours_before: float, **limits: Any) -> Meter:
         {**told, "attempt": 1, "at": (start + timedelta(hours=hours_before)).isoformat()},
         {"event": "run_claimed", "attempt": 2, "at": now.isoformat()},
     ]
-    return Meter(Limits.model_validate(limits), events, UNITS, cores=lambda: 8, requests=lambda unit: 1000.0)
+    told = Limits.model_validate(limits)
+    return Meter(told, events[:shown], UNITS, attempt=2, cores=lambda: 8, requests=lambda unit: 1000.0)
+
+
+@pytest.mark.parametrize("shown", [0, 2, 3])
+def test_an_attempt_whose_own_events_a_stale_listing_hides_began_just_now(shown: int) -> None:
+    assert _meter(1.5, shown).hours == pytest.approx(1.5 if shown else 0, abs=0.01)
 
 
 def _room(meter: Meter, rows: int = 100, unit_rows: int | None = 100) -> None:
