@@ -141,6 +141,29 @@ def test_packed_columns_equal_a_plain_stack(rows, start, to_tensor):
     assert not faults.any
 
 
+@pytest.mark.parametrize("rows", [1, 2000, 2001, 6100])
+@pytest.mark.parametrize("letters", ["abcdefg", "abcdefgh", "abcdefghijklmnopqrstuvwxyz"])
+@pytest.mark.parametrize("cast", [False, True])
+def test_many_columns_and_rows_are_turned_bit_for_bit_and_a_null_far_down_marks_its_row(rows, letters, cast):
+    wide = np.random.default_rng(rows).normal(size=(rows + 1, len(letters))).astype(np.float32)
+    columns = {name: wide[:, i] for i, name in enumerate(letters)}
+    last = pa.array(wide[:, -1], mask=np.arange(rows + 1) == rows)
+    cells = batch(**columns | ({"b": columns["b"].astype(np.float64)} if cast else {}))
+
+    groups, faults = encode(cells.slice(1), numbers("float32", letters))
+    feed = groups[0].feeds["x"]
+    assert feed.tobytes() == wide[1:].tobytes()
+    assert feed.flags.c_contiguous
+    assert not faults.any
+
+    position = len(letters) - 1
+    cells = cells.set_column(position, letters[-1], last)
+    groups, faults = encode(cells.slice(1), numbers("float32", letters))
+    assert codes(faults) == {rows - 1: "SPS-ROW-NULL"}
+    if rows > 1:
+        assert groups[0].feeds["x"].tobytes() == wide[1:-1].tobytes()
+
+
 # -- casts ---------------------------------------------------------------------------------------------
 
 
