@@ -181,11 +181,6 @@ EVENTS = {
 }
 
 
-def ddl(columns: tuple[Column, ...]) -> str:
-    """Write columns as a Spark DDL schema."""
-    return ", ".join(f"`{c.name}` {c.type}" for c in columns)
-
-
 def arrow_type(type_ddl: str) -> pa.DataType:
     """Turn a Spark DDL type of this module into its Arrow type.
 

@@ -27,8 +27,8 @@ from sparkscore.runtime.sealing import MARK
 from sparkscore.spark.commit import append_once, shut_out
 from sparkscore.spark.delta_log import DeltaTable, newest_version
 from sparkscore.spark.failures import mapped
-from sparkscore.spark.schemas import quoted
-from sparkscore.tables import QUARANTINE, RUNS, UNITS, ddl
+from sparkscore.spark.schemas import quoted, table_frame
+from sparkscore.tables import QUARANTINE, RUNS, UNITS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -126,9 +126,9 @@ def ledger_tables(spark: SparkSession, store: Store, run_ids: Sequence[str]) -> 
         ("runs", RUNS, ("run_id", "attempt"), run_rows),
         ("units", UNITS, ("run_id", "unit_seq"), unit_rows),
     ):
-        rows = [tuple(row[c.name] for c in columns) for run_id in run_ids for row in of_run(store, run_id)]
+        rows = [row for run_id in run_ids for row in of_run(store, run_id)]
         location = f"{store.root.rstrip('/')}/tables/{name}"
-        frame = spark.createDataFrame(rows, ddl(columns)).coalesce(1)
+        frame = table_frame(spark, columns, rows).coalesce(1)
         found.append(LedgerTable(name, location, keys, frame, len(rows)))
     return found
 

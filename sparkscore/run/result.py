@@ -140,10 +140,10 @@ class Run:
 
     def units(self) -> DataFrame:
         """Give the units of the run: columns of `sparkscore.tables.UNITS`."""
-        from sparkscore.tables import UNITS, ddl
+        from sparkscore.spark.schemas import table_frame
+        from sparkscore.tables import UNITS
 
-        rows = unit_rows(open_store(self._summary.ledger), self.run_id)
-        return self._spark.createDataFrame([tuple(r[c.name] for c in UNITS) for r in rows], ddl(UNITS))
+        return table_frame(self._spark, UNITS, unit_rows(open_store(self._summary.ledger), self.run_id))
 
     def __repr__(self) -> str:
         return str(self._summary)

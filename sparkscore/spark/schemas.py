@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,9 +11,10 @@ import pyarrow as pa
 from sparkscore.errors import error
 from sparkscore.scoring.projection import projected_schema
 from sparkscore.spec.columns import Field, resolve
+from sparkscore.tables import Column, arrow_struct
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "selected",
     "spark_schema",
     "struct_of",
+    "table_frame",
 ]
 
 
@@ -79,6 +81,12 @@ def struct_of(ddl: str) -> StructType:
             f"Expected a schema in Spark DDL, such as 'id bigint, amount double'. Got {ddl!r}.",
             "Mend the schema.",
         ) from cause
+
+
+def table_frame(spark: SparkSession, columns: tuple[Column, ...], rows: Iterable[Mapping[str, Any]]) -> DataFrame:
+    """Give rows of one of `sparkscore.tables` as a frame. They cross as Arrow, which starts no Python worker."""
+    schema = pa.schema(list(arrow_struct(columns)))
+    return spark.createDataFrame(pa.Table.from_pylist(list(rows), schema=schema))
 
 
 def fields(schema: StructType | pa.Schema) -> tuple[Field, ...]:
