@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -78,10 +78,12 @@ class Plan:
 
     def some_paths(self, most: int) -> list[str]:
         """Name files from all over the plan, at most so many."""
-        firsts = [
-            file.path for unit in self.units[:: max(1, len(self.units) // most)] for file in unit.files.spread(most)
-        ]
-        return firsts[:: max(1, len(firsts) // most)][:most]
+        firsts = [file.path for unit in _spread(self.units, most) for file in unit.files.spread(most)]
+        return _spread(firsts, most)
+
+
+def _spread(items: Sequence[Any], most: int) -> list[Any]:
+    return list(items[:: max(1, -(-len(items) // most))])
 
 
 def unit_id(files: FileList) -> str:

@@ -95,12 +95,16 @@ class Calibration:
         return _ratio(self.pieces, "output_bytes", "rows")
 
     def ns_row(self, *quantiles: float) -> list[float]:
-        """Give quantiles of a row's nanoseconds of one slot."""
-        return [1e9 * s for s in _bootstrap(self.pieces, "task_s", "rows", quantiles)]
+        """Give quantiles of a row's nanoseconds of one slot, of the pieces that had a row."""
+        return [1e9 * s for s in _bootstrap(self._with_rows, "task_s", "rows", quantiles)]
 
     def bad_fraction(self, *quantiles: float) -> list[float]:
         """Give quantiles of the part of the rows that is bad."""
-        return _bootstrap(self.pieces, "bad_rows", "rows", quantiles)
+        return _bootstrap(self._with_rows, "bad_rows", "rows", quantiles)
+
+    @property
+    def _with_rows(self) -> list[Piece]:
+        return [piece for piece in self.pieces if piece.rows]
 
     @property
     def rows_per_weight(self) -> float:
@@ -179,7 +183,7 @@ def key_of(job: Bound, scan: str, machine: str) -> str:
     facts = {
         "model": job.model.ref.sha256,
         "device": pipeline.model.device,
-        "precision": pipeline.model.precision,
+        "calls": [pipeline.model.precision, pipeline.model.batch_size, pipeline.on_error.guard],
         "onnxruntime": [v for name, v in sorted(installed().items()) if name in _ORT],
         "machine": machine,
         "columns": [(f.name, str(f.type)) for f in arrow_schema(struct)],

@@ -55,6 +55,7 @@ _KINDS: dict[str, Kind] = {
     "boolean": "bool",
 }
 _COMPARED_FILES = 20
+_ESCAPED_BYTE = re.compile(r"%[89A-Fa-f][0-9A-Fa-f]")
 REMEDIES = {
     "USER": "`scan: auto`",
     "SOURCE": "write the rows as Parquet or Delta; leave `options` out",
@@ -213,6 +214,7 @@ def _scan_of(spark: SparkSession, job: Bound, plan: Plan) -> Scan:
         _assert_type(types[name], name in partitions)
     schema = arrow_schema(_struct([types[name] for name in read]))
     scan = Scan(tuple(columns.items()), schema, partitions, snapshot.format == "delta", where, tuple(drops))
+    _assert_folders(schema, plan.folders(), partitions)
     _assert_addresses(spark, snapshot, plan.some_paths(_COMPARED_FILES), partitions)
     return scan
 
@@ -284,6 +286,25 @@ def _kind(field: Any) -> str:
 def _is_plain(field: Any) -> bool:
     """Whether a text is one of any length, compared by its bytes; Spark notes a char(n) beside its type."""
     return not any("CHAR_VARCHAR" in key for key in field.metadata)
+
+
+def _assert_folders(schema: pa.Schema, folders: Sequence[str], partitions: Sequence[str]) -> None:
+    """See that every folder's values can be read as Spark reads them.
+
+    Of an escape beyond ASCII Spark makes one character a byte, and readers of UTF-8 another; Delta has the values in
+    its log.
+    """
+    if not partitions:
+        return
+    odd = next((folder for folder in folders if _ESCAPED_BYTE.search(folder)), None)
+    if odd is not None:
+        raise _UnfusedError(f"PARTITION_VALUES of {odd}, with an escape beyond ASCII")
+    told = [folder_values(folder, partitions) for folder in folders]
+    for name in partitions:
+        try:
+            texts([one.get(name) for one in told]).cast(schema.field(name).type)
+        except pa.ArrowInvalid as refused:
+            raise _UnfusedError(f"PARTITION_VALUES of {name}: {refused}") from None
 
 
 def _assert_addresses(spark: SparkSession, snapshot: Snapshot, of: Sequence[str], partitions: Sequence[str]) -> None:

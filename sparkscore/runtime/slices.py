@@ -7,7 +7,7 @@ What is read must be what Spark reads: `sparkscore.run.scan` says where that is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -31,7 +31,8 @@ _S3_BUFFER_BYTES = 8 * 1024**2  # where each read is a request
 _LEAST_BUFFER_BYTES = 256 * 1024
 _BUFFERS_BYTES = 64 * 1024**2  # of all columns together
 _BATCH_ROWS = 65_536
-_BATCH_ROWS_UNSIZED = 8192  # where a dictionary hides how large the values are
+_BATCH_ROWS_UNSIZED = 8192  # where an encoding hides how large the values are
+_SAMPLE_ROWS = 64  # which then tell it
 _BATCH_BYTES = 8 * 1024**2
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}  # of values, by their physical type
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
@@ -102,7 +103,9 @@ def read_slices(scan: Scan, slices: Sequence[Slice]) -> Iterator[pa.RecordBatch]
     RecordBatch
         The scan's columns by their names in the batch, and the address of each row: `FILE_COL`, as Spark writes it,
         and `ROW_COL`, int64; with `drops`, also `DROPPED_COL`, int32. At most 65,536 rows and some 8 MiB, and of each
-        column a page and a buffer, are all that is held, however large a row group is.
+        column a page and a buffer, are all that is held, however large a row group is. Where an encoding hides the size
+        of texts and bytes, the least and the greatest of a row group stand for the others, or the first, where it does
+        not tell those, and a batch has at most 8,192.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
         for group, first_row in _groups(parquet.metadata, one):
             if not columns.may_hold(parquet.metadata.row_group(group)):
                 continue
-            rows = _batch_rows(parquet.metadata, group, columns.names)
+            rows = _batch_rows(parquet, group, columns.names)
             for batch in parquet.iter_batches(rows, [group], columns.names, use_threads=is_s3):
                 yield columns.shown(batch, first_row)
                 first_row += batch.num_rows
@@ -163,20 +166,43 @@ def _groups(metadata: Any, one: Slice) -> list[tuple[int, int]]:
     return chosen
 
 
-def _batch_rows(metadata: Any, index: int, names: Sequence[str]) -> int:
+def _batch_rows(parquet: Any, index: int, names: Sequence[str]) -> int:
     """Cut a row group into even batches: a short one at the end of each group would have to be merged with the next."""
-    group, most, size = metadata.row_group(index), _BATCH_ROWS, 0
+    group, wanted, most, size, unknown = parquet.metadata.row_group(index), set(names), _BATCH_ROWS, 0.0, []
     for i in range(group.num_columns):
         column = group.column(i)
-        if not column.path_in_schema.startswith(tuple(names)):
+        own = _owner(column.path_in_schema, wanted)
+        if own is None:
             continue
-        is_value = metadata.schema.column(i).max_repetition_level == 0
-        width = _WIDTHS.get(column.physical_type) if is_value else None
-        if width is None and any("DICTIONARY" in encoding for encoding in column.encodings):
-            most = _BATCH_ROWS_UNSIZED
-        size += column.total_uncompressed_size if width is None else width * group.num_rows
+        length = parquet.metadata.schema.column(i).length  # of values of one length, else 0
+        known = (length or _WIDTHS.get(column.physical_type, 0)) * column.num_values
+        if not known and any("DICTIONARY" in name or name == "DELTA_BYTE_ARRAY" for name in column.encodings):
+            most, known = _BATCH_ROWS_UNSIZED, _told_bytes(column)
+            unknown += [] if known else [own]
+        size += known or column.total_uncompressed_size
+    size += _sampled_bytes(parquet, index, unknown) if unknown else 0
     batches = max(1, -(-group.num_rows // most), round(size / _BATCH_BYTES))
     return int(-(-group.num_rows // batches))
+
+
+def _owner(path: str, names: set[str]) -> str | None:
+    """Find the column that a leaf is of; each may have dots in its name."""
+    parts = path.split(".")
+    return next((own for i in range(len(parts), 0, -1) if (own := ".".join(parts[:i])) in names), None)
+
+
+def _told_bytes(column: Any) -> int:
+    """Give what a chunk of texts would take if all were as long as its least or greatest; 0 where it does not tell."""
+    found = column.statistics
+    is_told = found is not None and found.has_min_max
+    return max(len(found.min_raw), len(found.max_raw), 1) * column.num_values if is_told else 0
+
+
+def _sampled_bytes(parquet: Any, index: int, names: Sequence[str]) -> float:
+    """Give what some columns of a row group take once they are read, by its first rows."""
+    first = next(parquet.iter_batches(_SAMPLE_ROWS, [index], list(names), use_threads=False))
+    arrays = [a.dictionary_decode() if pa.types.is_dictionary(a.type) else a for a in first.columns]
+    return float(sum(array.nbytes for array in arrays) / first.num_rows * parquet.metadata.row_group(index).num_rows)
 
 
 def _begin(group: Any) -> int:
@@ -196,8 +222,9 @@ class _Columns:
         here = {name: self._find(name, one, schema.names) for name in scan.schema.names if name not in self.fixed}
         wanted = {name for name in here.values() if name is not None}
         # In the file's order. A batch without columns has no length: one that is not asked for stands for the rows.
-        self.names = [name for name in schema.names if name in wanted] or [schema.names[0]]
-        self.places = {name: self.names.index(own) for name, own in here.items() if own is not None}
+        self.names = [name for name in schema.names if name in wanted] or [_smallest(schema)]
+        # By name: pyarrow takes a name with a dot for the path of a leaf too, and reads that one's column besides.
+        self.own = {name: own for name, own in here.items() if own is not None}
         # By the path of a leaf. A name with a dot is also the path of a field of a struct.
         types = {name: schema.field(own).type for name, own in here.items() if own is not None and "." not in own}
         self.ordered = {str(here[name]): name for name, kind in types.items() if _is_ordered(kind)}
@@ -226,14 +253,15 @@ class _Columns:
             found = column.statistics if name is not None else None
             if name is not None and found is not None and found.has_min_max:
                 as_bytes = column.physical_type == "BYTE_ARRAY"  # texts may be cut off within a character
-                spans[name] = (found.min_raw, found.max_raw) if as_bytes else (found.min, found.max)
+                with suppress(OverflowError, ValueError):  # days that Spark has, and Python has not
+                    spans[name] = (found.min_raw, found.max_raw) if as_bytes else (found.min, found.max)
         return may_hold(self.scan.where, spans)
 
     def shown(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
         """Give the rows that the scan wants, typed as Spark types them, under their names, with their addresses."""
-        n, columns = batch.num_rows, batch.columns
-        own = {field.name: self._typed(columns, n, field) for field in self.scan.schema}
-        first = pa.Array.from_buffers(pa.int8(), n, [None, pa.py_buffer(bytes(n))])
+        n = batch.num_rows
+        own = {field.name: self._typed(batch, field) for field in self.scan.schema}
+        first = pa.Array.from_buffers(pa.int32(), n, [None, pa.py_buffer(bytes(4 * n))])
         arrays = [
             *(own[source] for _, source in self.scan.columns),
             pa.DictionaryArray.from_arrays(first, self.file),  # one text for all rows
@@ -251,14 +279,19 @@ class _Columns:
             found = pc.if_else(kept(one, own).fill_null(False), found, numbers(np.array([index], np.int32))[0])
         return found
 
-    def _typed(self, columns: Sequence[pa.Array], n: int, field: pa.Field) -> pa.Array:
-        place = self.places.get(field.name)
-        if place is not None:
-            array = columns[place]
+    def _typed(self, batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+        own = self.own.get(field.name)
+        if own is not None:
+            array = batch.column(own)
             return array if array.type == field.type else array.cast(field.type)
         if field.name in self.fixed:
-            return pa.repeat(self.fixed[field.name][0], n)
-        return pa.nulls(n, field.type)
+            return pa.repeat(self.fixed[field.name][0], batch.num_rows)
+        return pa.nulls(batch.num_rows, field.type)
+
+
+def _smallest(schema: pa.Schema) -> str:
+    """Name a column of numbers, or the first one where there is none."""
+    return str(next((field.name for field in schema if pa.types.is_primitive(field.type)), schema.names[0]))
 
 
 def _is_ordered(kind: pa.DataType) -> bool:

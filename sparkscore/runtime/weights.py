@@ -16,7 +16,7 @@ from sparkscore.runtime.onnx_file import external_data, spans
 
 __all__ = ["MIN_MODEL_BYTES", "SharedWeights", "shared_weights"]
 
-MIN_MODEL_BYTES = 64 << 20  # of a smaller file the copies cost less than they spare
+MIN_MODEL_BYTES = 16 << 20  # of a smaller file the copies cost less than they spare
 _LARGE_BYTES = 64 << 10  # smaller tensors stay in the graph: shapes and the like
 _ALIGNED = 4096  # a page, as onnx.proto recommends
 _CHUNK_BYTES = 64 << 10  # larger ones are allocated anew by the system, each time

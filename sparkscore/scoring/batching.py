@@ -46,6 +46,9 @@ def rebatch(
     most : int
         So is one of up to so many rows.
 
+    Where rows are large, fewer are taken at once: about 64 MiB of them. The first batch, by which `rows` is chosen, may
+    have had small ones.
+
     Yields
     ------
     RecordBatch
@@ -56,16 +59,17 @@ def rebatch(
     most = max(most, int(rows * slack))
     for batch in batches:
         start = 0
+        fit = max(1, min(rows, WINDOW_BYTES * batch.num_rows // max(1, batch.nbytes)))
         while start < batch.num_rows:
             left = batch.num_rows - start
-            if not held and rows / slack <= left <= most:
+            if not held and fit / slack <= left <= (most if fit == rows else fit * slack):
                 yield batch.slice(start) if start else batch
                 break
-            part = batch.slice(start, min(rows - held, left))
+            part = batch.slice(start, max(1, min(fit - held, left)))
             waiting.append(part)
             held += part.num_rows
             start += part.num_rows
-            if held == rows:
+            if held >= fit:
                 yield _merged(waiting)
                 waiting, held = [], 0
     if waiting:

@@ -33,6 +33,7 @@ _MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _LITERALS: dict[str, type] = {"int": int, "float": float, "string": str, "date": dt.date, "bool": bool}
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _INT64 = 2**63
+_MOST_DEPTH = 100  # it is walked by recursion, in workers too
 _EXACT_IN_FLOAT32 = 2**24  # Spark takes a larger literal beside a float for a float in one mode, a double in another
 
 
@@ -53,14 +54,21 @@ def filter_of(expression: str, kinds: Mapping[str, Kind]) -> Filter:
     Raises
     ------
     BeyondError
-        With the part that is something else than a comparison of one column with a literal of its kind.
+        With the part that is something else than a comparison of one column with a literal of its kind, or when it is
+        nested too deeply.
 
     Examples
     --------
     >>> filter_of("`a` BETWEEN 1 AND 2 AND NOT `b` IS NULL", {"a": "int", "b": "string"})
     ('and', ('and', ('>=', 'a', 1), ('<=', 'a', 2)), ('not', ('null', 'b')))
     """
-    return _Reader(kinds).read(tree_of(expression))
+    try:
+        found = _Reader(kinds).read(tree_of(expression))
+        if _depth(found) <= _MOST_DEPTH:
+            return found
+    except RecursionError:
+        pass
+    raise BeyondError("it is nested too deeply")
 
 
 def columns_of(one: Filter) -> set[str]:
@@ -80,7 +88,7 @@ class _Reader:
         if isinstance(node, exp.Not):
             return ("not", self.read(node.this))
         if isinstance(node, (exp.And, exp.Or)):
-            return (node.key, self.read(node.this), self.read(node.expression))
+            return _joined(node.key, [self.read(part) for part in node.flatten()])
         if isinstance(node, exp.Between):
             column = self._column(node.this)
             low, high = node.args["low"], node.args["high"]
@@ -149,10 +157,15 @@ def _number(node: exp.Expr) -> int | float:
 
 
 def _joined(word: str, parts: list[Filter]) -> Filter:
-    found = parts[0]
-    for part in parts[1:]:
-        found = (word, found, part)
-    return found
+    """Join parts to a tree of even depth: a thousand values of an IN are ten levels."""
+    if len(parts) == 1:
+        return parts[0]
+    half = (len(parts) + 1) // 2
+    return (word, _joined(word, parts[:half]), _joined(word, parts[half:]))
+
+
+def _depth(one: Filter) -> int:
+    return 1 + max((_depth(part) for part in one[1:] if isinstance(part, tuple)), default=0)
 
 
 def _shown(node: exp.Expr) -> str:

@@ -54,6 +54,7 @@ def test_a_plan_names_its_folders_and_files_from_all_over_it() -> None:
     some = plan.some_paths(6)
     assert len(some) == len(set(some)) <= 6
     assert {path.split("/")[2] for path in some} == {"day=0", "day=1", "day=2"}
+    assert plan.some_paths(100)[-1].startswith("/in/day=2/")
 
 
 def test_the_first_plan_wins(tmp_path: Path) -> None:

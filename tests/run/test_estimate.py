@@ -51,6 +51,15 @@ def _unit(seq: int, *sizes: int, rows: int | None = 1000, place: str = "/lake") 
     return Unit.of(seq, [InputFile(f"{place}/{seq}-{i}", size, 0, rows) for i, size in enumerate(sizes)])
 
 
+def test_pieces_without_a_row_say_how_few_rows_there_are_and_nothing_of_their_time() -> None:
+    empty = _piece(rows=0, ok_rows=0, bad_rows=0, busy_tasks=0, task_s=0.2)
+    found = _calibration(empty, empty, _piece())
+    assert found.ns_row(0.5, 0.95) == [2e6, 2e6]
+    assert found.bad_fraction(0.95) == [0.01]
+    assert found.rows_per_weight == pytest.approx(1 / 3)
+    assert _calibration(empty).ns_row(0.5) == [0]
+
+
 def test_hours_are_those_of_units_in_turn_each_in_rounds_of_its_tasks_and_what_is_fixed() -> None:
     # 2 ms of a core a row. One task: 2 s. Eight tasks on four cores: two rounds of a fourth of 8 x 2 s. 0.5 s a unit.
     one, eight = _unit(0, 4 * MIB), _unit(1, *[124 * MIB] * 8)

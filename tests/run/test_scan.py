@@ -331,6 +331,11 @@ def test_partition_values_that_folders_do_not_tell_are_left_to_spark(spark, pipe
     typed = {**source, "schema": "id BIGINT, a FLOAT, b FLOAT, c FLOAT, at TIMESTAMP"}
     assert scan_of(pipeline, spark, source=typed, keep=["id", "at"]).startswith("map_in_arrow (PARTITION_VALUES at")
     assert scan_of(pipeline, spark, source=source, keep=["id", "at"]) == "fused"  # a text
+    for odd in ("at=%C3%BC", "at=2020-1-5"):
+        write_rows(tmp_path / odd / odd, 40, 1)
+        of = {**source, "location": str(tmp_path / odd)}
+        of |= {"schema": "id BIGINT, a FLOAT, b FLOAT, c FLOAT, at DATE"} if odd.endswith("5") else {}
+        assert scan_of(pipeline, spark, source=of, keep=["id", "at"]).startswith("map_in_arrow (PARTITION_VALUES of")
     write_deltalake(tmp_path / "table", pa.table({name: [1, 2] for name in ("a", "b", "c", "id")}), partition_by="id")
     source = {"format": "delta", "location": str(tmp_path / "table")}
     why = "map_in_arrow (PARTITION_VALUES partition values: id is of type long"

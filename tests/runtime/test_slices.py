@@ -283,6 +283,41 @@ def test_batches_are_short_where_a_dictionary_hides_how_large_the_values_are(tmp
     assert {b.num_rows for b in read_slices(scan, slices(tmp_path / "a.parquet"))} == {rows}
 
 
+@pytest.mark.parametrize("values", [["a" * 20_000] * 40_000, ["a" * 10_000 + f"{i:05}" for i in range(10_000)]])
+def test_a_batch_is_of_some_8_mib_where_an_encoding_hides_how_large_its_values_are(tmp_path, values):
+    encodings = {"use_dictionary": True} if values[0] == values[1] else {"column_encoding": "DELTA_BYTE_ARRAY"}
+    table = pa.table({"name": values})
+    pq.write_table(table, tmp_path / "a.parquet", **{"use_dictionary": False, **encodings})
+    scan = Scan((("name", "name"),), pa.schema([("name", pa.string())]))
+    found = list(read_slices(scan, slices(tmp_path / "a.parquet")))
+    assert max(batch.column("name").nbytes for batch in found) < 12 << 20
+    assert sum(batch.num_rows for batch in found) == len(values)
+
+
+def test_a_column_whose_name_is_the_path_of_another_ones_leaf_is_read_by_its_own_name(tmp_path):
+    columns = {"v": [[9.0], [8.0]], "v.list": [[1.0], [2.0]], "a": [{"b": 3.0}, {"b": 4.0}], "a.b": [5.0, 6.0]}
+    table = pa.table({**columns, "c": [7.0, 8.0]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    names = ["v.list", "a.b", "c"]
+    found = read(Scan(tuple((n, n) for n in names), table.select(names).schema), slices(tmp_path / "a.parquet"))
+    assert found.select(names).equals(table.select(names))
+
+
+def test_rows_of_hundreds_of_files_make_one_batch(tmp_path):
+    paths = [write(tmp_path / f"{i:03}.parquet", [i]) for i in range(300)]
+    (batch,) = rebatch(read_slices(SCAN, [one for path in paths for one in slices(path)]), 8192)
+    assert batch.column("id").to_pylist() == list(range(300))
+    assert batch.column(FILE_COL).to_pylist() == [spark_uri(str(path)) for path in paths]
+
+
+def test_a_filter_on_days_that_python_has_not_reads_the_row_group(tmp_path):
+    days = pa.array([3_000_000, -800_000, 0], pa.int32()).cast(pa.date32())
+    pq.write_table(pa.table({"id": [1, 2, 3], "day": days}), tmp_path / "a.parquet")
+    schema = pa.schema([("id", pa.int64()), ("day", pa.date32())])
+    scan = Scan((("id", "id"),), schema, where=(">", "day", dt.date(2020, 1, 1)))
+    assert read(scan, slices(tmp_path / "a.parquet"))["id"].to_pylist() == [1]
+
+
 @pytest.mark.slow
 def test_the_columns_of_a_file_on_s3_are_fetched_at_the_same_time(tmp_path, monkeypatch):
     width = 12

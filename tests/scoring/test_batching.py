@@ -55,6 +55,14 @@ def test_a_longer_batch_passes_as_it_is_where_so_many_rows_may_and_short_ones_ar
     assert lengths_of(rebatch(batches([65_536, 70, 30, 65_537]), 100, most=65_536)) == [65_536, 100, 100, 65_437]
 
 
+def test_large_rows_behind_small_ones_are_taken_64_mib_at_a_time():
+    cells = [b"x"] * 100 + [bytes(1 << 20)] * 200
+    rows = pa.record_batch([pa.array(cells), pa.array(range(300))], names=["v", "i"])
+    found = list(rebatch([rows.slice(0, 100), rows.slice(100, 120), rows.slice(220)], 8192))
+    assert max(batch.nbytes for batch in found) < 70 << 20
+    assert [i for batch in found for i in batch.column("i").to_pylist()] == list(range(300))
+
+
 def test_a_cut_batch_is_a_slice_of_the_same_memory():
     (batch,) = batches([100])
     addresses = {part.column("i").buffers()[1].address for part in rebatch([batch], 30, 1.0)}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 
+import pyarrow as pa
 import pytest
 
+from sparkscore.runtime.filters import kept, may_hold
 from sparkscore.spec.expressions import render
 from sparkscore.spec.filters import BeyondError, columns_of, filter_of
 
@@ -55,3 +57,19 @@ def test_comparisons_are_taken_apart(text, expected):
 def test_anything_else_is_beyond(text):
     with pytest.raises(BeyondError):
         filter_of(render(text, "where"), KINDS)
+
+
+@pytest.mark.parametrize("text", ["id IN ({})", "{}"])
+def test_a_thousand_values_are_a_tree_of_some_levels_which_a_worker_walks(text):
+    values = ", ".join(map(str, range(1500))) if "IN" in text else " OR ".join(f"id = {i}" for i in range(1000))
+    found = filter_of(render(text.format(values), "where"), KINDS)
+    assert columns_of(found) == {"Id"}
+    ids = pa.array([-1, 0, 999, 2000, None], pa.int64())
+    assert kept(found, {"Id": ids}).to_pylist() == [False, True, True, False, None]
+    assert may_hold(found, {"Id": (5, 6)})
+    assert not may_hold(found, {"Id": (5000, 6000)})
+
+
+def test_what_is_nested_too_deeply_is_beyond():
+    with pytest.raises(BeyondError, match="nested too deeply"):
+        filter_of(f"{'NOT (' * 120}`Id` = 1{')' * 120}", KINDS)
