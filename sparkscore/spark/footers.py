@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from sparkscore.runtime import files
+from sparkscore.runtime.arrow import structs
 
 __all__ = ["RESULT", "Footers", "Read", "kind_of", "orc_footer", "parquet_footer", "unlike_spark"]
 
@@ -48,10 +49,10 @@ class Footers:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Look at the files of one partition."""
         for batch in batches:
-            rows = [self._look(path) for path in batch.column(0).to_pylist()]
-            columns = list(zip(*rows, strict=True)) or [()] * len(RESULT)
-            arrays = [pa.array(list(c), f.type) for c, f in zip(columns, RESULT, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=RESULT)
+            looks = (self._look(path) for path in batch.column(0).to_pylist())
+            rows = [dict(zip(RESULT.names, look, strict=True)) for look in looks]
+            # Not by `pa.array`, which imports pandas: this worker goes on to score, and would hold it to its end.
+            yield pa.RecordBatch.from_arrays(structs(rows, pa.struct(list(RESULT))).flatten(), schema=RESULT)
 
     def _look(self, path: str) -> tuple[str, int, int, int | None, str | None, str | None, str | None]:
         stat = files.stat([path])[0]

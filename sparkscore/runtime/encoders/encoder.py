@@ -116,7 +116,7 @@ class Encoder:
         rows = np.flatnonzero(~faults.bad) if faults.any else np.arange(batch.num_rows)
         if not len(rows):
             return []
-        feeds_of = partial(_feeds, blocks, batch.num_rows, tally)
+        feeds_of = partial(_feeds, blocks, None if faults.any else rows, tally)
         return [_group(part, blocks, feeds_of) for part in _by_shape(blocks, rows)]
 
     def _block(self, tensor: InputPlan, parts: list[PartEncoder], cells: Cells) -> Block:
@@ -131,21 +131,20 @@ class Encoder:
         return dense[0].reshape(-1) if tensor.row_shape == () else dense[0]
 
 
-def _feeds(blocks: dict[str, Block], n: int, tally: Tally, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def _feeds(
+    blocks: dict[str, Block], every: NDArray[np.int64] | None, tally: Tally, rows: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Take some rows of the blocks; `every` is the array of all of them, for which a block is as it is."""
     feeds = {}
     for name, block in blocks.items():
         if not isinstance(block, np.ndarray):
             feeds[name] = block.dense(rows, tally)
-        elif len(rows) == n and _is_whole(rows):
+        elif rows is every:
             feeds[name] = block
         else:
             feeds[name] = block[rows]
             tally.copied_bytes += feeds[name].nbytes
     return feeds
-
-
-def _is_whole(rows: NDArray[np.int64]) -> bool:
-    return bool((rows == np.arange(len(rows))).all())
 
 
 def _group(rows: NDArray[np.int64], blocks: dict[str, Block], feeds_of: Callable[..., Any]) -> Group:
