@@ -81,7 +81,7 @@ def test_auto_takes_lean_when_packed_weights_would_pass_half_of_the_python_memor
     assert chosen(spark, 1000, form="lean") == "lean (as the pipeline says)"
     assert chosen(spark, 10**10, device="cuda") == "fast (device: cuda)"
     room = 1
-    assert chosen(spark, (64 << 20) - 1) == "fast"
+    assert chosen(spark, (16 << 20) - 1) == "fast"
     monkeypatch.setattr(weights, "executor_of", lambda settings, is_here: (None, room))
     assert chosen(spark, 10**10) == "fast (the settings do not tell an executor's cores and Python memory)"
 
