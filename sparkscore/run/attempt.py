@@ -153,8 +153,14 @@ class Attempt:
         """
         events = read_events(self.store, self.plan.run_id)
         self._lost = {e["unit_seq"]: e["version"] for e in events if e["event"] == "commit_lost" and "version" in e}
-        meter = partial(Meter, self.pipeline.limits, events, self.plan.units, attempt=self.claim.attempt)
-        self._meter = meter(cores=lambda: self._cores, requests=self._requests)
+        self._meter = Meter(
+            self.pipeline.limits,
+            events,
+            self.plan.units,
+            attempt=self.claim.attempt,
+            cores=lambda: self._cores,
+            requests=self._requests,
+        )
         self._predicted: dict[str, float | None] = {**predicted(events)}
         recorded = recorded_proofs(events)
         unrecorded = []

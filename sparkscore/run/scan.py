@@ -208,13 +208,14 @@ def _scan_of(spark: SparkSession, job: Bound, plan: Plan) -> Scan:
     instants = [name for name in read if _kind(types[name]) in ("date", *_INSTANTS)]
     if instants and str(spark.conf.get(_REBASE, "CORRECTED")).upper() != "CORRECTED":
         raise _UnfusedError(f"PARQUET_LEGACY {instants[0]} is read by the session's {_REBASE}")
-    in_folders = {name.lower() for name in partition_names(snapshot.locations, plan.folders())}
+    folders = plan.folders()
+    in_folders = {name.lower() for name in partition_names(snapshot.locations, folders)}
     partitions = tuple(name for name in read if name.lower() in in_folders)
     for name in read:
         _assert_type(types[name], name in partitions)
     schema = arrow_schema(_struct([types[name] for name in read]))
     scan = Scan(tuple(columns.items()), schema, partitions, snapshot.format == "delta", where, tuple(drops))
-    _assert_folders(schema, plan.folders(), partitions)
+    _assert_folders(schema, folders, partitions)
     _assert_addresses(spark, snapshot, plan.some_paths(_COMPARED_FILES), partitions)
     return scan
 

@@ -178,7 +178,9 @@ def _batch_rows(parquet: Any, index: int, names: Sequence[str]) -> int:
         known = (length or _WIDTHS.get(column.physical_type, 0)) * column.num_values
         if not known and any("DICTIONARY" in name or name == "DELTA_BYTE_ARRAY" for name in column.encodings):
             most, known = _BATCH_ROWS_UNSIZED, _told_bytes(column)
-            unknown += [] if known else [own]
+            if not known:
+                unknown.append(own)
+                continue
         size += known or column.total_uncompressed_size
     size += _sampled_bytes(parquet, index, unknown) if unknown else 0
     batches = max(1, -(-group.num_rows // most), round(size / _BATCH_BYTES))
