@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import providers as eps
 from sparkscore.runtime.loading import DTYPES, inference_session, onnxruntime, signature_of, versions
 from sparkscore.runtime.memory import gpu_memory_bytes
+from sparkscore.runtime.page_locked import PageLocked, page_locked
 from sparkscore.runtime.watchdog import CallTimeout, watchdog
 from sparkscore.spec.scoring import ModelRef, SessionPlan
 
@@ -71,10 +72,14 @@ class Session:
         Batch sizes that fit in memory, by shape, kept by the scorer for as long as the session lives.
     """
 
+    _memory: PageLocked | None = None
+
     def __init__(self, make: Callable[[], Any], size_bytes: int = 0) -> None:
         self._make = make
         self._inner = make()
         self.provider: str = self._inner.get_providers()[0]
+        if self.provider == eps.CUDA:
+            self._memory = page_locked(int(self._inner.get_provider_options()[eps.CUDA]["device_id"]))
         self.signature = signature_of(self._inner)
         self.size_bytes = size_bytes
         self.versions = versions()
@@ -132,6 +137,10 @@ class Session:
             raise
         finally:
             watchdog().stop(watch)
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Give an array of any content, to feed the model from: page-locked where CUDA runs it in this process."""
+        return np.empty(shape, dtype) if self._memory is None else self._memory(shape, dtype)
 
     def renew(self) -> None:
         """Load the model again, to give back what an allocator holds after it ran out of memory.

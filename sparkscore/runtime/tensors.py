@@ -5,15 +5,15 @@ Clean data costs a few passes over packed memory; only when a pass finds somethi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from sparkscore.runtime.arrow import mask_of, numbers, viewed, without_views
 from sparkscore.runtime.faults import Faults
@@ -42,12 +42,24 @@ _TURNED_ROWS = 2000  # no power of two: columns that far apart would share the l
 
 @dataclass
 class Tally:
-    """What encoding costs."""
+    """What encoding costs, and the memory for its copies: ``new(shape, dtype)`` gives an array of any content."""
 
+    new: Callable[[tuple[int, ...], DTypeLike], NDArray[Any]] = np.empty
     copied_bytes: int = 0
     rows_truncated: int = 0
     tokens: int = 0
     tokens_computed: int = 0  # with the padding
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Give memory for a copy, which counts."""
+        block = self.new(shape, dtype)
+        self.copied_bytes += block.nbytes
+        return block
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """What was counted, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "new"}
 
 
 @dataclass
@@ -320,14 +332,12 @@ def _packed_at_once(cells: Cells, names: Sequence[str], dtype: np.dtype[Any]) ->
     if not chosen.schema.equals(_schema(tuple(names), dtype)):
         return None
     try:
-        block, is_finite = _row_by_row(chosen, dtype)
+        return _row_by_row(chosen, dtype, cells.tally)
     except pa.ArrowException:  # there is a null
         return None
-    cells.tally.copied_bytes += block.nbytes
-    return block, is_finite
 
 
-def _row_by_row(batch: pa.RecordBatch, dtype: np.dtype[Any]) -> tuple[NDArray[Any], bool]:
+def _row_by_row(batch: pa.RecordBatch, dtype: np.dtype[Any], tally: Tally) -> tuple[NDArray[Any], bool]:
     """Lay out columns of one type row by row: (n, columns), and say whether all is finite. A null raises.
 
     Arrow writes a column at a time, which goes through memory once for each: few columns do no harm. More are laid
@@ -336,12 +346,14 @@ def _row_by_row(batch: pa.RecordBatch, dtype: np.dtype[Any]) -> tuple[NDArray[An
     """
     if batch.num_columns < _TURNED_COLUMNS:
         whole: NDArray[Any] = batch.to_tensor(row_major=True).to_numpy()
+        tally.copied_bytes += whole.nbytes
         return whole, _is_finite(whole)
-    block, is_finite = np.empty((batch.num_rows, batch.num_columns), dtype), True
+    block, is_finite = tally.new((batch.num_rows, batch.num_columns), dtype), True
     for start in range(0, batch.num_rows, _TURNED_ROWS):
         columns = batch.slice(start, _TURNED_ROWS).to_tensor(row_major=False).to_numpy()
         block[start : start + len(columns)] = columns
         is_finite = is_finite and _is_finite(columns)
+    tally.copied_bytes += block.nbytes
     return block, is_finite
 
 
@@ -355,12 +367,11 @@ def _side_by_side(cells: Cells, columns: Sequence[Any], dtype: np.dtype[Any]) ->
     if len(columns) == 1:
         one = _viewed(columns[0], dtype).reshape(rows, 1)
         return one, _is_finite(one)
-    cells.tally.copied_bytes += rows * len(columns) * dtype.itemsize
     if _TO_TENSOR and dtype.kind in "iuf":
         arrays = [c if isinstance(c, pa.Array) else numbers(c) for c in columns]
         packed = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
-        return _row_by_row(packed, dtype)
-    block = np.empty((rows, len(columns)), dtype)
+        return _row_by_row(packed, dtype, cells.tally)
+    block = cells.tally.empty((rows, len(columns)), dtype)
     for i, column in enumerate(columns):
         block[:, i] = _viewed(column, dtype)
     return block, _is_finite(block)

@@ -182,7 +182,7 @@ class Scorer:
     def _encoded(self, batch: pa.RecordBatch) -> _Encoded:
         if not self._reads_ahead:
             self._begin(batch)
-        faults, tally = Faults(batch.num_rows), Tally()
+        faults, tally = Faults(batch.num_rows), Tally(self.session.empty)
         mark_corrupt(batch, faults)
         return _Encoded(batch, faults, self._encoder.encode(batch, faults, tally), tally)
 
@@ -240,7 +240,7 @@ class Scorer:
         n, counts, limits = work.batch.num_rows, self.counts, self.plan.on_error
         counts.rows_ok += n - len(found)
         counts.rows_bad += len(found)
-        for name, cost in vars(work.tally).items():
+        for name, cost in work.tally.costs.items():
             setattr(counts, name, getattr(counts, name) + cost)
         counts.guard_deaths = self.session.deaths if isinstance(self.session, GuardedSession) else 0
         for verdict in found.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import pickle
 import subprocess
@@ -17,7 +18,9 @@ from onnx import helper
 
 from sparkscore.run.golden import golden_rows
 from sparkscore.run.planning import bound
+from sparkscore.runtime.page_locked import loaded_runtime
 from sparkscore.runtime.providers import CUDA
+from sparkscore.runtime.session import Session
 from sparkscore.spec.pipeline import load_pipeline
 from sparkscore.spec.scoring import ErrorPlan, InputPlan, Numbers, OutputPlan, ScoringPlan, SessionPlan, Tensor
 from tests.scoring import graphs
@@ -144,6 +147,28 @@ def test_numbers_are_those_of_float32_and_tf32_only_when_asked_for(tmp_path):
         table, _ = run(on_gpu(plan, precision=precision), data)
         deviation[precision] = float(np.max(np.abs(np.array(table["y"].to_pylist()) - exact) / exact))
     assert deviation["as_is"] < 1e-5 < deviation["tf32"]
+
+
+def test_packed_columns_lie_where_the_gpu_reads_them_by_itself(tmp_path, monkeypatch):
+    ref = graphs.write(tmp_path / "product", product()[1])
+    names = tuple(f"c{i:04d}" for i in range(1024))
+    rows = product()[0]
+    data = batch(id=pa.array(range(256), pa.int64()), **{n: pa.array(rows[:, i]) for i, n in enumerate(names)})
+    inputs = (InputPlan("x", "float32", (1024,), (Numbers(names),)),)
+    plan = on_gpu(ScoringPlan(ref, inputs, (OutputPlan("y", "y", "float32", 1),), ("id",)))
+    fed, run_session = [], Session.run
+
+    def spied(self, feeds, *rest):
+        fed.extend(array.ctypes.data for array in feeds.values() if len(array) > 2)  # without the warm-up and the proof
+        return run_session(self, feeds, *rest)
+
+    monkeypatch.setattr(Session, "run", spied)
+    locked, _ = run(plan, data)
+    runtime, flags = loaded_runtime(), ctypes.c_uint()
+    assert fed
+    assert {runtime.cudaHostGetFlags(ctypes.byref(flags), ctypes.c_void_p(at)) for at in fed} == {0}
+    monkeypatch.setattr(Session, "empty", lambda self, shape, dtype: np.empty(shape, dtype))
+    assert run(plan, data)[0].equals(locked)
 
 
 @pytest.mark.spark

@@ -125,9 +125,9 @@ class Encoder:
             return blocks[0]
         dense = [block for block in blocks if isinstance(block, np.ndarray)]  # the others are never packed
         if len(dense) > 1:
-            packed = np.concatenate(dense, axis=1)
-            cells.tally.copied_bytes += packed.nbytes
-            return packed
+            shape, dtype = dense[0].shape, np.result_type(*dense)
+            packed = cells.tally.empty((shape[0], sum(block.shape[1] for block in dense), *shape[2:]), dtype)
+            return np.concatenate(dense, axis=1, out=packed)
         return dense[0].reshape(-1) if tensor.row_shape == () else dense[0]
 
 

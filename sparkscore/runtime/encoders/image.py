@@ -46,7 +46,9 @@ class ImageEncoder:
             cells.faults.add(nulls, "SPS-ROW-NULL", f"Expected a value in column {self.name!r}, got null")
         mark(cells, [large])
         size = self.part.size
-        block = np.zeros((len(column), *((3, *size) if self.part.layout == "nchw" else (*size, 3))), self.dtype)
+        block = cells.tally.empty(
+            (len(column), *((3, *size) if self.part.layout == "nchw" else (*size, 3))), self.dtype
+        )
         good = np.flatnonzero(~cells.faults.bad)
         runs = np.array_split(good, min(len(good), self._threads * _RUNS_A_THREAD) or 1)
         task = partial(self._decode_rows, starts, ends, data, block)
@@ -54,7 +56,6 @@ class ImageEncoder:
             for row, error_type in broken.items():
                 message = f"Expected an image in column {self.name!r}, got bytes that cannot be decoded"
                 cells.faults.add([row], "SPS-ROW-DECODE", message, "decode", error_type)
-        cells.tally.copied_bytes += block.nbytes
         return block
 
     def _decode_rows(

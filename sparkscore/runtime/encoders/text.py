@@ -90,10 +90,10 @@ class Padded:
         lengths = self.lengths[rows]
         longest = self.fixed or max(1, int(lengths.max()))
         places = np.arange(longest) < lengths[:, None]
-        block = np.full(places.shape, self.padding, self.flat.dtype)
+        block = tally.empty(places.shape, self.flat.dtype)
+        block.fill(self.padding)
         tokens = self.flat[(self.starts[rows, None] + np.arange(longest))[places]]
         block[places[:, ::-1] if self.pads_left else places] = tokens
-        tally.copied_bytes += block.nbytes
         if self.is_counted:
             tally.tokens += len(tokens)
             tally.tokens_computed += block.size
