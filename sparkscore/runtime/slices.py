@@ -6,7 +6,7 @@ What is read must be what Spark reads: `sparkscore.run.scan` says where that is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkscore.errors import error
+from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import numbers, texts
 from sparkscore.runtime.filters import kept, may_hold
@@ -113,14 +113,16 @@ def read_slices(scan: Scan, slices: Sequence[Slice]) -> Iterator[pa.RecordBatch]
         `SPS-DATA-GONE`, `SPS-DATA-DRIFT` when a file is not as planned, before its first row or after its last;
         `SPS-DATA-COLUMN`, `SPS-DATA-FILE` when it lacks a column or cannot be read.
     """
+    layout: _Layout | None = None
     for one in slices:
         files.assert_unchanged([one], file=one.path)
         with _named(one.path):
-            yield from _read(scan, one)
+            layout = yield from _read(scan, one, layout)
         files.assert_unchanged([one], file=one.path)
 
 
-def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
+def _read(scan: Scan, one: Slice, layout: _Layout | None) -> Generator[pa.RecordBatch, None, _Layout]:
+    """Read one slice, and give the layout of its file: the one of the file before, where the schema is the same."""
     import pyarrow.parquet as pq
 
     filesystem, bare = files.filesystem(one.path)
@@ -139,14 +141,17 @@ def _read(scan: Scan, one: Slice) -> Iterator[pa.RecordBatch]:
             arrow_extensions_enabled=False,
         ) as parquet,
     ):
-        columns = _Columns(scan, one, parquet.schema_arrow)
+        if layout is None or not layout.schema.equals(parquet.schema_arrow):
+            layout = _Layout(scan, parquet.schema_arrow, one.path)
+        columns = _Columns(scan, one, layout)
         for group, first_row in _groups(parquet.metadata, one):
             if not columns.may_hold(parquet.metadata.row_group(group)):
                 continue
-            rows = _batch_rows(parquet, group, columns.names)
-            for batch in parquet.iter_batches(rows, [group], columns.names, use_threads=is_s3):
+            rows = _batch_rows(parquet, group, layout.names)
+            for batch in parquet.iter_batches(rows, [group], layout.names, use_threads=is_s3):
                 yield columns.shown(batch, first_row)
                 first_row += batch.num_rows
+    return layout
 
 
 def buffer_bytes(path: str, columns: int) -> int:
@@ -212,38 +217,53 @@ def _begin(group: Any) -> int:
     return int(column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset)
 
 
-class _Columns:
-    """Where one file has the columns of a scan; gives its batches their types, names and addresses."""
+class _Layout:
+    """Where files of one schema have the columns of a scan."""
 
-    def __init__(self, scan: Scan, one: Slice, schema: pa.Schema) -> None:
+    def __init__(self, scan: Scan, schema: pa.Schema, path: str) -> None:
+        self.schema = schema
+        same: dict[str, list[str]] = {}
+        for own in schema.names:
+            same.setdefault(own.lower(), []).append(own)
+        # By name: pyarrow takes a name with a dot for the path of a leaf too, and reads that one's column besides.
+        self.own: dict[str, str] = {}
+        for name in (name for name in scan.schema.names if name not in scan.partitions):
+            found = same.get(name.lower(), [])
+            if len(found) > 1 or not (found or scan.absent_is_null):
+                raise _no_column(name, path, found)
+            if found:
+                self.own[name] = found[0]
+        wanted = set(self.own.values())
+        # In the file's order. A batch without columns has no length: one that is not asked for stands for the rows.
+        self.names = [name for name in schema.names if name in wanted] or [_smallest(schema)]
+        # By the path of a leaf. A name with a dot is also the path of a field of a struct.
+        types = {name: schema.field(own).type for name, own in self.own.items() if "." not in own}
+        self.ordered = {self.own[name]: name for name, kind in types.items() if _is_ordered(kind)}
+
+
+def _no_column(name: str, path: str, found: Sequence[str]) -> SparkscoreError:
+    return error(
+        "SPS-DATA-COLUMN",
+        f"Expected one column {name} in {path}. Got {' and '.join(found) or 'none'}.",
+        "Rewrite the file, or point the source at the others.",
+        file=path,
+    )
+
+
+class _Columns:
+    """Gives the batches of one file their types, names and addresses."""
+
+    def __init__(self, scan: Scan, one: Slice, layout: _Layout) -> None:
         self.scan = scan
+        self.own = layout.own
+        self.ordered = layout.ordered
         self.labels = [*(name for name, _ in scan.columns), FILE_COL, ROW_COL, *([DROPPED_COL] if scan.drops else [])]
         self.file = texts([spark_uri(one.path)])
         told = folder_values(one.path, scan.partitions)
         self.fixed = {name: texts([told.get(name)]).cast(scan.schema.field(name).type) for name in scan.partitions}
-        here = {name: self._find(name, one, schema.names) for name in scan.schema.names if name not in self.fixed}
-        wanted = {name for name in here.values() if name is not None}
-        # In the file's order. A batch without columns has no length: one that is not asked for stands for the rows.
-        self.names = [name for name in schema.names if name in wanted] or [_smallest(schema)]
-        # By name: pyarrow takes a name with a dot for the path of a leaf too, and reads that one's column besides.
-        self.own = {name: own for name, own in here.items() if own is not None}
-        # By the path of a leaf. A name with a dot is also the path of a field of a struct.
-        types = {name: schema.field(own).type for name, own in here.items() if own is not None and "." not in own}
-        self.ordered = {str(here[name]): name for name, kind in types.items() if _is_ordered(kind)}
         known = {name: array[0].as_py() for name, array in self.fixed.items()}
         as_bytes = {name: value.encode() if isinstance(value, str) else value for name, value in known.items()}
         self.spans = {name: (value, value) for name, value in as_bytes.items() if value is not None}
-
-    def _find(self, name: str, one: Slice, names: Sequence[str]) -> str | None:
-        same = [n for n in names if n.lower() == name.lower()]
-        if len(same) > 1 or not (same or self.scan.absent_is_null):
-            raise error(
-                "SPS-DATA-COLUMN",
-                f"Expected one column {name} in {one.path}. Got {' and '.join(same) or 'none'}.",
-                "Rewrite the file, or point the source at the others.",
-                file=one.path,
-            )
-        return same[0] if same else None
 
     def may_hold(self, group: Any) -> bool:
         """Say whether a row group may have a row that the scan wants, by its statistics and its folders."""

@@ -5,16 +5,16 @@ A carrier knows Spark and no model. This module imports pyspark and floors 0 to 
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
+import pickle
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,7 @@ from sparkscore.scoring.projection import projected
 from sparkscore.scoring.scorer import Scorer, open_scorer
 from sparkscore.spark.evidence import UnitContext, task_crumb
 from sparkscore.spark.standstill import tells_standstill
+from sparkscore.spark.workers import settle
 from sparkscore.spec.scoring import ERR_COL, ModelFile, ModelRef, ScoringPlan
 
 if TYPE_CHECKING:
@@ -139,13 +140,13 @@ class FusedTask:
 
     def __init__(self, scan: Scan, slices: Sequence[Sequence[Slice]], task: UnitTask) -> None:
         self.scan = scan
-        self.slices = slices
+        self.slices = [pickle.dumps(list(own)) for own in slices]  # every worker gets all, and reads its own alone
         self.task = task
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Read and score the slices of one partition."""
         numbers = [number for batch in batches for number in batch.column(0).to_pylist()]
-        slices = [one for number in numbers for one in self.slices[number]]
+        slices: list[Slice] = [one for number in numbers for one in pickle.loads(self.slices[number])]
         read = read_slices(self.scan, slices)
         if not any(files.is_s3(one.path) for one in slices):
             yield from self.task(read)
@@ -202,18 +203,8 @@ def worker_scorer(plan: ScoringPlan, crumb: Crumb | None = None) -> Scorer:
     source = partial(_handed_out, plan.model) if plan.model.location.startswith("artifact:") else None
     scorer = open_scorer(plan, source, in_worker=context is not None, attempt=attempt, crumb=crumb)
     if context is not None:
-        _settle()
+        settle()
     return scorer
-
-
-@cache
-def _settle() -> None:
-    """Take what is loaded by now out of the sight of the garbage collector, once a process.
-
-    Spark's worker collects after each task (pyspark 4.2 `daemon.py`): 50 ms of CPU to go through the modules' objects.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def artifact_name(model: ModelRef, index: int) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from sparkscore.runtime import files
 from sparkscore.runtime.arrow import structs
+from sparkscore.spark.workers import answer_at_once
 
 __all__ = ["RESULT", "Footers", "Read", "kind_of", "orc_footer", "parquet_footer", "unlike_spark"]
 
@@ -48,6 +49,7 @@ class Footers:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Look at the files of one partition."""
+        answer_at_once()
         for batch in batches:
             looks = (self._look(path) for path in batch.column(0).to_pylist())
             rows = [dict(zip(RESULT.names, look, strict=True)) for look in looks]
