@@ -7,11 +7,14 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import plot, quick, report
 from benchmarks.arms import ARMS
 from benchmarks.job import WORKLOADS
+from benchmarks.memory import memory
 from benchmarks.pairs import pairs
 from benchmarks.runs import HOME, MAX_OTHERS, Fleet, Options, measured
 
@@ -19,7 +22,7 @@ from benchmarks.runs import HOME, MAX_OTHERS, Fleet, Options, measured
 def main() -> None:
     """Measure what is asked for; what was measured before and is not asked for stays in the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    names = [*WORKLOADS, "pairs"]
+    names = [*WORKLOADS, "pairs", "memory"]
     parser.add_argument("--workloads", type=_list, default=names, help=f"of {', '.join(names)}")
     parser.add_argument("--arms", type=_list, default=list(ARMS), help="names of arms, or parts of them")
     parser.add_argument("--repeats", type=int, default=3)
@@ -53,11 +56,13 @@ def _measure(options: argparse.Namespace) -> None:
         fleet = Fleet(chosen)
         try:
             for name in options.workloads:
-                if name == "pairs":
+                if name not in WORKLOADS:
                     fleet.close()
-                    found = pairs(options.sessions, chosen, Path(scratch))
-                else:
-                    found = measured(name, fleet, Path(scratch))
+                apart: dict[str, Callable[[Path], object]] = {
+                    "pairs": partial(pairs, options.sessions, chosen),
+                    "memory": memory,
+                }
+                found = apart.get(name, partial(measured, name, fleet))(Path(scratch))
                 results = {**_read(options.out), name: found}
                 (options.out / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         finally:

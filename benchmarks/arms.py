@@ -13,6 +13,7 @@ NOTHING = "no checks; the error column is always null; a bad row ends the job"
 ALONE = "no checks; scores alone, no id, no error column"
 PLANNED = "its plan, made once for an input, is in its figures on S1 and C1 alone; whole runs always plan"
 RAW, FUSED, SCORE, PLAIN = "raw loop, 1 process", "sparkscore fused scan", "sparkscore ss.score", "plain mapInArrow"
+LEAN = "sparkscore ss.score, weights lean"
 RUN, PLAIN_RUN = "sparkscore whole run into Delta", "plain mapInArrow into Delta"
 
 
@@ -46,6 +47,7 @@ ARMS = {
     "raw loop, a process a core": Arm(loops.raw_in_processes, ALONE, spark=False),
     FUSED: Arm(frames.fused, PLANNED, ahead=frames.plan_fused),
     SCORE: Arm(frames.sparkscore, ""),
+    LEAN: Arm(frames.lean, ""),
     PLAIN: Arm(frames.plain),
     "arrow_udf": Arm(frames.arrow_udf),
     "pandas_udf, iterator": Arm(frames.pandas_udf),
@@ -64,7 +66,7 @@ OURS = [name for name in ARMS if name.startswith("sparkscore")]
 
 _ARRIVAL = [name for name, arm in ARMS.items() if arm.arrival]
 _DELTA = [RUN, PLAIN_RUN]
-_ALL = [name for name in ARMS if name not in (*_ARRIVAL, *_DELTA)]
+_ALL = [name for name in ARMS if name not in (LEAN, *_ARRIVAL, *_DELTA)]
 _ENGINES = ["Ray Data, tuned", "Daft, defaults"]
 OF_WORKLOAD = {
     "T1": [*_ALL, *_DELTA],
@@ -75,5 +77,8 @@ OF_WORKLOAD = {
     "N1": [*_ALL, *_ARRIVAL],
     "V1": _ALL,
     "S1": [RAW, FUSED, SCORE, PLAIN, *_ENGINES, *_DELTA],
-    "C1": [RAW, "raw loop, a process a core", FUSED, SCORE, PLAIN, "predict_batch_udf", "MLflow spark_udf", *_ENGINES],
+    "C1": [
+        *(RAW, "raw loop, a process a core", FUSED, SCORE, LEAN),
+        *(PLAIN, "predict_batch_udf", "MLflow spark_udf", *_ENGINES),
+    ],
 }

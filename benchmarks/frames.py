@@ -18,13 +18,19 @@ from benchmarks.workload import Workload
 _SQL = {"p": "float", "width": "bigint", "tokens": "bigint"}
 
 
-def sparkscore(spark: Any, job: Job) -> None:
+def sparkscore(spark: Any, job: Job, **options: Any) -> None:
     """`ss.score`: null, infinity and output checks, an error struct, row isolation."""
     import sparkscore as ss
 
     of = job.of
     results = {name: f"{output}[:, 0]" for name, output in of.results.items()}
-    _sink(ss.score(spark.read.parquet(job.folder), job.model, of.inputs(job.model), results, keep=["id"]), job)
+    read = spark.read.parquet(job.folder)
+    _sink(ss.score(read, job.model, of.inputs(job.model), results, keep=["id"], **options), job)
+
+
+def lean(spark: Any, job: Job) -> None:
+    """The same; the workers of a node hold one copy of the weights."""
+    sparkscore(spark, job, weights="lean")
 
 
 def fused(spark: Any, job: Job) -> None:

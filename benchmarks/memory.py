@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +24,15 @@ from sparkscore.spec.scoring import ModelRef, SessionPlan
 
 _WIDTH = 1024
 _RUNS = 15
+_LAYERS = 40
+_WORKERS = (1, 2, 4)
 
 
 def main() -> None:
     """Measure each form with each number of workers, and print the table; as a worker, be one."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
-    parser.add_argument("--layers", type=int, default=40, help="of 1024 x 1024 float32, 4.2 MB each")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--layers", type=int, default=_LAYERS, help="of 1024 x 1024 float32, 4.2 MB each")
+    parser.add_argument("--workers", type=int, nargs="+", default=_WORKERS)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -39,25 +40,54 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="sparkscore-bench-") as scratch:
         os.environ["SPARKSCORE_CACHE"] = f"{scratch}/cache"
-        model = write_model(Path(scratch) / "model" / "model.onnx", options.layers)
-        ref = pin(str(model)).ref
-        forms = {  # of a file with nothing beside it, as of one of less than 64 MB, each process takes a copy
-            "embedded": (str(model.parent), "fast"),
-            "fast": (str(local_folder(ref)), "fast"),
-            "lean": (str(local_folder(ref)), "lean"),
-        }
-        model_mb = ref.files[0].size_bytes / 1e6
-        print(f"{_machine()}. Model of {model_mb:.0f} MB.\n")
-        print(
-            "| weights | workers | MB before the load | MB after runs | release | goal | load s | 64 rows ms | 1 row ms |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|")
-        for name, (folder, weights) in forms.items():
-            for workers in options.workers:
-                before, after, told = _measured(workers, (folder, ref.main, weights))
-                targets = f"{1.3 * model_mb + workers * 80:.0f} | {1.2 * model_mb + workers * 60:.0f}"
-                times = " | ".join(f"{statistics.median(t[i] for t in told):.3g}" for i in range(3))
-                print(f"| {name} | {workers} | {before:.0f} | {after:.0f} | {targets} | {times} |", flush=True)
+        print(section(memory(Path(scratch), options.layers, options.workers)))
+
+
+def memory(scratch: Path, layers: int = _LAYERS, workers: Sequence[int] = _WORKERS) -> dict[str, Any]:
+    """Measure what `section` shows; ``SPARKSCORE_CACHE`` says where the models are kept meanwhile."""
+    from benchmarks.runs import circumstances  # not into the workers, which are this module too
+
+    model = write_model(scratch / "memory" / "model.onnx", layers)
+    ref = pin(str(model)).ref
+    forms = {  # of a file with nothing beside it, as of one of less than 16 MB, each process takes a copy
+        "embedded": (str(model.parent), "fast"),
+        "fast": (str(local_folder(ref)), "fast"),
+        "lean": (str(local_folder(ref)), "lean"),
+    }
+    rows = []
+    for form, (folder, weights) in forms.items():
+        for n in workers:
+            before, after, told = _measured(n, (folder, ref.main, weights))
+            load_s, ms_64, ms_1 = (statistics.median(values) for values in zip(*told, strict=True))
+            row = {"before_mb": before, "after_mb": after, "load_s": load_s, "ms_64": ms_64, "ms_1": ms_1}
+            rows.append({"weights": form, "workers": n, **{key: round(value, 3) for key, value in row.items()}})
+            print("memory", rows[-1], flush=True)
+    return {**circumstances(), "model_mb": ref.files[0].size_bytes / 1e6, "rows": rows}
+
+
+def most_mb(model_mb: float, workers: int) -> float:
+    """Give the target of release 1: what so many workers may take together (performance.md §15)."""
+    return 1.3 * model_mb + workers * 80
+
+
+def section(found: dict[str, Any]) -> str:
+    """Write the table of what was measured."""
+    mb = found["model_mb"]
+    heads = ["weights", "workers", "PSS MB of all before the load", "after runs", "release 1", "goal"]
+    lines = [
+        f"## Memory of workers that hold the same model of {mb:,.0f} MB",
+        "",
+        f"| {' | '.join([*heads, 'load s', '64 rows ms', '1 row ms'])} |",
+        "|---" * (len(heads) + 3) + "|",
+    ]
+    for row in found["rows"]:
+        n = row["workers"]
+        held = [row["before_mb"], row["after_mb"], most_mb(mb, n), 1.2 * mb + n * 60]
+        times = [row["load_s"], row["ms_64"], row["ms_1"]]
+        cells = [row["weights"], str(n), *(f"{value:,.0f}" for value in held), *(f"{value:.3g}" for value in times)]
+        lines.append(f"| {' | '.join(cells)} |")
+    said = f"`python -m benchmarks --workloads memory` on {found['date']}; {found['machine']}; outside Spark."
+    return "\n".join([*lines, "", said])
 
 
 def write_model(path: Path, layers: int) -> Path:
@@ -127,16 +157,6 @@ def _run_ms(session: Session, rows: int) -> float:
 def _pss_mb(pid: int) -> float:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")) / 1e6
-
-
-def _machine() -> str:
-    cpu = next(
-        (s.split(":")[1].strip() for s in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in s), "?"
-    )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "pyarrow", "numpy"))
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}; {os.cpu_count()} cores ({cpu}); Python {platform.python_version()}, {packages}"
-    )
 
 
 if __name__ == "__main__":

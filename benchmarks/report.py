@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from benchmarks import memory
 from benchmarks.arms import ARMS, OURS, PLAIN, SCORE
 from benchmarks.figures import Figures, best_of_ours, figures, losses
 from benchmarks.job import WORKLOADS
@@ -32,7 +33,7 @@ def page(results: dict[str, Any]) -> str:
     Parameters
     ----------
     results : dict
-        `docs/benchmarks.json`: workload -> what was measured, and "pairs".
+        `docs/benchmarks.json`: workload -> what was measured, "pairs" and "memory".
     """
     measured = {name: results[name] for name in WORKLOADS if name in results}
     given = {name: figures(found) for name, found in measured.items() if name != "C1"}
@@ -40,6 +41,8 @@ def page(results: dict[str, Any]) -> str:
     parts += [_section(name, found, given.get(name, {})) for name, found in measured.items()]
     if "pairs" in results:
         parts.append(_pairs(results["pairs"]))
+    if "memory" in results:
+        parts.append(memory.section(results["memory"]))
     return "\n\n".join(parts) + "\n"
 
 
