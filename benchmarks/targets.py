@@ -71,7 +71,7 @@ def _memory(results: dict[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
         most = most_mb(results["C1"]["model_mb"], results["C1"]["cores"])
         mb = min(run["workers_mb"] for run in runs)
         yield (
-            "C1, weights lean, workers in Spark with its daemon, PSS MB",
+            "C1, weights lean, workers in Spark with its daemon, PSS MB (decision 0027)",
             f"at most {most:,.0f}",
             f"{mb:,.0f}",
             mb <= most,
