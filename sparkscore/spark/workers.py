@@ -19,6 +19,8 @@ def answer_at_once() -> None:
     the end of each task (Nagle's algorithm, RFC 896, and the delayed acknowledgement of RFC 1122). Where Spark speaks
     through Unix sockets there is nothing to set.
     """
+    if socket.getdefaulttimeout() is not None:
+        return  # a look at a socket would set that on it, and the worker could no longer wait for its JVM
     with suppress(OSError):  # no such list on this system
         for one in list(Path("/dev/fd").iterdir()):
             _send_at_once(int(one.name))

@@ -37,6 +37,18 @@ def test_every_tcp_socket_answers_at_once_and_stays_open():
     os.close(writer)
 
 
+def test_no_socket_loses_its_patience_to_a_timeout_of_the_process():
+    near, far = connected()
+    with near, far:
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(5)
+        try:
+            answer_at_once.__wrapped__()
+        finally:
+            socket.setdefaulttimeout(before)
+        assert os.get_blocking(near.fileno())
+
+
 def flags(batches):
     """Say of each TCP socket of a worker whether it answers at once."""
     for _ in batches:

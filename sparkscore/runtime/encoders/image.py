@@ -46,9 +46,8 @@ class ImageEncoder:
             cells.faults.add(nulls, "SPS-ROW-NULL", f"Expected a value in column {self.name!r}, got null")
         mark(cells, [large])
         size = self.part.size
-        block = cells.tally.empty(
-            (len(column), *((3, *size) if self.part.layout == "nchw" else (*size, 3))), self.dtype
-        )
+        shape = (3, *size) if self.part.layout == "nchw" else (*size, 3)
+        block = cells.tally.empty((len(column), *shape), self.dtype)
         good = np.flatnonzero(~cells.faults.bad)
         runs = np.array_split(good, min(len(good), self._threads * _RUNS_A_THREAD) or 1)
         task = partial(self._decode_rows, starts, ends, data, block)
