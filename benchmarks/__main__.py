@@ -54,14 +54,14 @@ def _measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="sparkscore-bench-") as scratch:
         os.environ["SPARKSCORE_CACHE"] = f"{scratch}/cache"
         fleet = Fleet(chosen)
+        apart: dict[str, Callable[[Path], object]] = {
+            "pairs": partial(pairs, options.sessions, chosen),
+            "memory": memory,
+        }
         try:
             for name in options.workloads:
-                if name not in WORKLOADS:
+                if name in apart:
                     fleet.close()
-                apart: dict[str, Callable[[Path], object]] = {
-                    "pairs": partial(pairs, options.sessions, chosen),
-                    "memory": memory,
-                }
                 found = apart.get(name, partial(measured, name, fleet))(Path(scratch))
                 results = {**_read(options.out), name: found}
                 (options.out / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

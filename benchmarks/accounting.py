@@ -49,7 +49,7 @@ class Tree:
         mb = {"driver_mb": 0.0, "java_mb": 0.0, "workers_mb": 0.0}
         for pid, stat in self._members().items():
             kind = "driver_mb" if pid == self._root else "java_mb" if stat.command == "java" else "workers_mb"
-            mb[kind] += _pss_mb(pid)
+            mb[kind] += pss_mb(pid)
         return mb
 
     def stop(self) -> None:
@@ -103,7 +103,8 @@ def _stat(pid: int) -> _Stat | None:
     return _Stat(int(fields[1]), fields[19], (int(fields[11]) + int(fields[12])) * _TICK_S, head.split("(", 1)[1])
 
 
-def _pss_mb(pid: int) -> float:
+def pss_mb(pid: int) -> float:
+    """Give the proportional set size of a process; 0 when it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -67,6 +67,7 @@ OURS = [name for name in ARMS if name.startswith("sparkscore")]
 _ARRIVAL = [name for name, arm in ARMS.items() if arm.arrival]
 _DELTA = [RUN, PLAIN_RUN]
 _ALL = [name for name in ARMS if name not in (LEAN, *_ARRIVAL, *_DELTA)]
+_UDFS = ["predict_batch_udf", "MLflow spark_udf"]
 _ENGINES = ["Ray Data, tuned", "Daft, defaults"]
 OF_WORKLOAD = {
     "T1": [*_ALL, *_DELTA],
@@ -77,8 +78,5 @@ OF_WORKLOAD = {
     "N1": [*_ALL, *_ARRIVAL],
     "V1": _ALL,
     "S1": [RAW, FUSED, SCORE, PLAIN, *_ENGINES, *_DELTA],
-    "C1": [
-        *(RAW, "raw loop, a process a core", FUSED, SCORE, LEAN),
-        *(PLAIN, "predict_batch_udf", "MLflow spark_udf", *_ENGINES),
-    ],
+    "C1": [RAW, "raw loop, a process a core", FUSED, SCORE, LEAN, PLAIN, *_UDFS, *_ENGINES],
 }

@@ -1,22 +1,19 @@
-"""`python -m benchmarks.memory`: memory, load and runs of workers that hold the same weights in each form, as a table."""
+"""Memory, load and runs of workers that hold the same weights in each form; as a script, one of these workers."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.accounting import pss_mb
 from sparkscore.runtime.cache import local_folder
 from sparkscore.runtime.models import pin
 from sparkscore.runtime.session import Session, open_session
@@ -24,30 +21,15 @@ from sparkscore.spec.scoring import ModelRef, SessionPlan
 
 _WIDTH = 1024
 _RUNS = 15
-_LAYERS = 40
+_LAYERS = 40  # of 1024 x 1024 float32, 4.2 MB each
 _WORKERS = (1, 2, 4)
 
 
-def main() -> None:
-    """Measure each form with each number of workers, and print the table; as a worker, be one."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
-    parser.add_argument("--layers", type=int, default=_LAYERS, help="of 1024 x 1024 float32, 4.2 MB each")
-    parser.add_argument("--workers", type=int, nargs="+", default=_WORKERS)
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        _work(*options.worker)
-        return
-    with tempfile.TemporaryDirectory(prefix="sparkscore-bench-") as scratch:
-        os.environ["SPARKSCORE_CACHE"] = f"{scratch}/cache"
-        print(section(memory(Path(scratch), options.layers, options.workers)))
-
-
-def memory(scratch: Path, layers: int = _LAYERS, workers: Sequence[int] = _WORKERS) -> dict[str, Any]:
+def memory(scratch: Path) -> dict[str, Any]:
     """Measure what `section` shows; ``SPARKSCORE_CACHE`` says where the models are kept meanwhile."""
     from benchmarks.runs import circumstances  # not into the workers, which are this module too
 
-    model = write_model(scratch / "memory" / "model.onnx", layers)
+    model = write_model(scratch / "memory" / "model.onnx", _LAYERS)
     ref = pin(str(model)).ref
     forms = {  # of a file with nothing beside it, as of one of less than 16 MB, each process takes a copy
         "embedded": (str(model.parent), "fast"),
@@ -56,7 +38,7 @@ def memory(scratch: Path, layers: int = _LAYERS, workers: Sequence[int] = _WORKE
     }
     rows = []
     for form, (folder, weights) in forms.items():
-        for n in workers:
+        for n in _WORKERS:
             before, after, told = _measured(n, (folder, ref.main, weights))
             load_s, ms_64, ms_1 = (statistics.median(values) for values in zip(*told, strict=True))
             row = {"before_mb": before, "after_mb": after, "load_s": load_s, "ms_64": ms_64, "ms_1": ms_1}
@@ -110,14 +92,14 @@ def write_model(path: Path, layers: int) -> Path:
 
 def _measured(workers: int, given: tuple[str, str, str]) -> tuple[float, float, list[list[float]]]:
     """PSS of all workers before they load, and after they ran, each while all live; and what each told."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--worker", *given]
+    command = [sys.executable, "-m", "benchmarks.memory", *given]
     start = partial(subprocess.Popen, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     started = [start() for _ in range(workers)]
     told: list[list[float]] = []
     held_mb: list[float] = []
     for _ in ("before", "after"):
         told = [json.loads(process.stdout.readline()) for process in started if process.stdout]
-        held_mb.append(sum(_pss_mb(process.pid) for process in started))
+        held_mb.append(sum(pss_mb(process.pid) for process in started))
         for process in started:
             assert process.stdin is not None, "a pipe"
             process.stdin.write("\n")
@@ -154,10 +136,5 @@ def _run_ms(session: Session, rows: int) -> float:
     return statistics.median(found)
 
 
-def _pss_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")) / 1e6
-
-
 if __name__ == "__main__":
-    main()
+    _work(*sys.argv[1:])

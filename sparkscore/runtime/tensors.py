@@ -6,7 +6,7 @@ Clean data costs a few passes over packed memory; only when a pass finds somethi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -59,7 +59,7 @@ class Tally:
     @property
     def costs(self) -> dict[str, int]:
         """What was counted, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "new"}
+        return {name: cost for name, cost in vars(self).items() if name != "new"}
 
 
 @dataclass
