@@ -1,4 +1,4 @@
-"""The ratio of `ss.score` to plain `mapInArrow`, which is near 1."""
+"""Ratios near 1: `ss.score` to plain `mapInArrow`, and the scorer to one without row isolation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ import pyarrow as pa
 from benchmarks.job import WORKLOADS, Job, Scores
 from benchmarks.quick import scoring_plan
 from benchmarks.runs import Options, Process, circumstances
+from benchmarks.safety import isolation
 
 _BATCH = 10_000  # rows of Spark's batches
 _PAIRS, _BATCHES = 40, 40
+_ISOLATION_S = 120.0
 
 
 def pairs(sessions: int, options: Options, scratch: Path) -> dict[str, Any]:
-    """CPU of ss.score over that of plain mapInArrow on T1: in each of several sessions, and what its workers add.
+    """CPU of ss.score over that of plain mapInArrow on T1: in each of several sessions, and what its workers add; and isolation's part.
 
     A session runs both there and back, A-B-B-A, twice; every second session begins with the other one. What a JVM's
     compilers make of the same code differs by some 15 % from one session to the next, so only sessions count,
@@ -42,9 +44,9 @@ def pairs(sessions: int, options: Options, scratch: Path) -> dict[str, Any]:
         outer, inner = (sum(a + d for a, _, _, d in rounds), sum(b + c for _, b, c, _ in rounds))
         ratios.append(round(inner / outer if i % 2 == 0 else outer / inner, 4))
         print("session", i, rounds, ratios[-1], flush=True)
-    more = in_process(job)
+    more, isolated = in_process(job), isolation(scratch / "pairs", _ISOLATION_S)
     shutil.rmtree(scratch / "pairs")
-    return {**circumstances(), "rows": rows, "ratios": ratios, "more_ns": more}
+    return {**circumstances(), "rows": rows, "ratios": ratios, "more_ns": more, "isolation": isolated}
 
 
 def in_process(job: Job) -> dict[str, float]:

@@ -136,7 +136,7 @@ def _measured(name: str, found: dict[str, Any]) -> str:
 def _pairs(found: dict[str, Any]) -> str:
     ratios = found["ratios"]
     middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-    more = found["more_ns"]
+    more, isolated = found["more_ns"], found["isolation"]
     return (
         f"## {SCORE} over {PLAIN}, near 1\n\n**{middle:.3f}** on T1 (median over {len(ratios)} sessions, {low:.3f} to "
         f"{high:.3f}; in each two rounds A-B-B-A over {found['rows']:,} rows in one JVM, every second session beginning "
@@ -144,7 +144,11 @@ def _pairs(found: dict[str, Any]) -> str:
         f"that is always null; `ss.score` checks null, infinity and outputs, isolates bad rows and gives a struct of "
         f"status and error. Single slopes, in the tables above, differ by more than this from run to run. "
         f"In one process, on the same batches of 10,000 rows, the workers' part of `ss.score` takes {more['mean']:.0f} ± "
-        f"{more['interval']:.0f} ns of CPU a row more (40 pairs A-B-B-A, 95 % interval); the rest is in the JVM."
+        f"{more['interval']:.0f} ns of CPU a row more (40 pairs A-B-B-A, 95 % interval); the rest is in the JVM.\n\n"
+        f"Row isolation on clean data adds **{isolated['mean']:.1f} ± {isolated['interval']:.1f} %** to the CPU of the "
+        f"scorer on T1 ({isolated['cost_ms']:.1f} ms a batch of 65,536 rows, in calls of 8,192; one process, with and "
+        f"without it in turns, A-B-B-A; 95 % interval over 20 blocks). `python -m benchmarks.safety` says so of larger "
+        f"models, and what crumbs and the guard add."
     )
 
 

@@ -18,7 +18,7 @@ from sparkscore.runtime.loading import Signature, TensorInfo
 from sparkscore.runtime.memory import memory_limit_bytes, oom_kills
 from sparkscore.runtime.providers import lost_context
 from sparkscore.runtime.session import Array, CallTimeout, Feeds, Session
-from sparkscore.runtime.watchdog import watchdog
+from sparkscore.runtime.watchdog import Watch, watchdog
 from sparkscore.runtime.wire import SharedMemory, pack, receive, send
 from sparkscore.spec.scoring import ModelRef, SessionPlan
 
@@ -179,13 +179,13 @@ class GuardedSession(Session):
 
     def _within(self, seconds: float | None, child: _Child, talk: Callable[[], Result]) -> Result:
         """Talk to the child, which is killed when that takes too long."""
-        watch = None if seconds is None else watchdog().start(child.kill, seconds)
+        watch = None if seconds is None else watchdog().start(Watch(child.kill), seconds)
         try:
             return talk()
         except OSError as cause:
             died = child.end(_LAST_WORDS_S)
             self._child = None
-            if watch is not None and watch.fired:
+            if watch is not None and not watchdog().stop(watch):
                 raise CallTimeout(
                     f"the model did not return, and its process was killed after {seconds:g} s"
                 ) from cause
@@ -267,7 +267,7 @@ class _Child:
 
     def end(self, grace_s: float = 0.0) -> ChildDied:
         """Wait for the process, kill it if it still runs after `grace_s`, and say how it ended."""
-        watch = watchdog().start(self.kill, grace_s)
+        watch = watchdog().start(Watch(self.kill), grace_s)
         _, status, usage = os.wait4(self._process.pid, 0)
         self._process.returncode = code = os.waitstatus_to_exitcode(status)
         watchdog().stop(watch)

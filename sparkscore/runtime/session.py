@@ -25,7 +25,7 @@ from sparkscore.runtime import providers as eps
 from sparkscore.runtime.loading import DTYPES, inference_session, onnxruntime, signature_of, versions
 from sparkscore.runtime.memory import gpu_memory_bytes
 from sparkscore.runtime.page_locked import PageLocked, page_locked
-from sparkscore.runtime.watchdog import CallTimeout, watchdog
+from sparkscore.runtime.watchdog import CallTimeout, Watch, watchdog
 from sparkscore.spec.scoring import ModelRef, SessionPlan
 
 __all__ = [
@@ -85,6 +85,7 @@ class Session:
         self.versions = versions()
         self.sizes: dict[Any, Any] = {}
         self._recent_bytes: deque[int] = deque(maxlen=31)
+        self._spare_calls: list[_Call] = []
         self.warm_up_error: str | None = None
         self.warm_up = self._zeros()
         self.warm_up_ok = False
@@ -121,22 +122,29 @@ class Session:
         CallTimeout
             The call was ended. Whatever else ONNX Runtime raises passes through: isolation tells it apart.
         """
-        options = onnxruntime().RunOptions()
-        if self._is_outsized(feeds):
-            gpu = "" if self.provider == eps.CPU else ";gpu:0"
-            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"cpu:0{gpu}")
-        if timeout_s is None:
-            return list(self._inner.run(list(outputs), dict(feeds), options))
-        # ONNX Runtime reads the flag between two nodes.
-        watch = watchdog().start(partial(setattr, options, "terminate", True), timeout_s, exit_after_s)
+        is_outsized = self._is_outsized(feeds)
+        if timeout_s is None and not is_outsized:
+            return list(self._inner.run(list(outputs), dict(feeds)))
         try:
-            return list(self._inner.run(list(outputs), dict(feeds), options))
-        except Exception as cause:  # boundary: the terminate flag surfaces as ONNX Runtime's general Fail
-            if watch.fired:
+            call = self._spare_calls.pop()
+        except IndexError:
+            call = _Call()
+        if is_outsized:
+            gpu = "" if self.provider == eps.CPU else ";gpu:0"
+            call.options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"cpu:0{gpu}")
+        if timeout_s is None:
+            return list(self._inner.run(list(outputs), dict(feeds), call.options))
+        dog = watchdog()
+        dog.start(call, timeout_s, exit_after_s)
+        try:
+            results = list(self._inner.run(list(outputs), dict(feeds), call.options))
+        except BaseException as cause:  # boundary: the terminate flag surfaces as ONNX Runtime's general Fail
+            if not dog.stop(call) and isinstance(cause, Exception):
                 raise CallTimeout(f"the model did not return within {timeout_s:g} s") from cause
             raise
-        finally:
-            watchdog().stop(watch)
+        if dog.stop(call) and not is_outsized:
+            self._spare_calls.append(call)
+        return results
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """Give an array of any content, to feed the model from: page-locked where CUDA runs it in this process."""
@@ -180,12 +188,22 @@ class Session:
 
     def _is_outsized(self, feeds: Feeds) -> bool:
         """Whether the arena should shrink after this call: it never does by itself, so one long input would stay."""
-        size_bytes = sum(array.nbytes for array in feeds.values())
+        size_bytes = 0
+        for array in feeds.values():
+            size_bytes += array.nbytes
         if size_bytes < _SHRINK_FLOOR_BYTES:
             return False
         outsized = bool(self._recent_bytes) and size_bytes > _SHRINK_FACTOR * statistics.median(self._recent_bytes)
         self._recent_bytes.append(size_bytes)
         return outsized
+
+
+class _Call(Watch):
+    """A watched call and its options, which the watchdog has ONNX Runtime read between two nodes; kept for the next."""
+
+    def __init__(self) -> None:
+        self.options = onnxruntime().RunOptions()
+        super().__init__(partial(setattr, self.options, "terminate", True))
 
 
 class _Cache:

@@ -42,7 +42,7 @@ class Scored:
         self.feeds.append(feeds)
 
     def called(self, rows: NDArray[np.int64], outcome: Outcome) -> None:
-        """Note the calls of one model batch."""
+        """Note the calls that some rows took."""
         self._calls.append((rows, outcome))
 
     def calls(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -51,8 +51,7 @@ class Scored:
         """
         batch_rows, tries = np.zeros((2, self.n), dtype=np.int32)
         for rows, outcome in self._calls:
-            batch_rows[rows] = len(rows)
-            tries[rows] = outcome.tries
+            batch_rows[rows], tries[rows] = outcome.calls_of_rows()
         for rows, of in self.twins:
             batch_rows[rows], tries[rows] = batch_rows[of], tries[of]
         return batch_rows, tries

@@ -158,8 +158,8 @@ def most_rows(plan: ScoringPlan, sample: pa.RecordBatch, model_bytes: int, provi
 
 def micro_batches(
     group: Group, rows: int | None, about_rows: int
-) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
-    """Cut rows of one shape into model calls.
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]], int]]:
+    """Say which rows of one shape are fed together, and how many a model call takes.
 
     Parameters
     ----------
@@ -174,16 +174,15 @@ def micro_batches(
     Yields
     ------
     rows : ndarray of int64, shape (k,)
-        Of `group`, each in one call.
+        Of `group`, each once: all of them; of texts those of one call.
     feeds : dict of ndarray
-        Theirs, made when they are asked for.
+        Theirs; of texts made when they are asked for, because each call has a length of its own.
+    call_rows : int
+        Of each call, and of the last at most.
     """
     if group.lengths is None:
         n = len(group.rows)
-        step = rows or -(-n // max(1, round(n / about_rows)))
-        for start in range(0, n, step):
-            part = slice(start, start + step)
-            yield group.rows[part], {name: array[part] for name, array in group.feeds.items()}
+        yield group.rows, group.feeds, rows or -(-n // max(1, round(n / about_rows)))
         return
     order = np.argsort(-group.lengths, kind="stable")
     lengths = group.lengths[order]
@@ -191,7 +190,7 @@ def micro_batches(
     while start < len(order):
         stop = start + (rows or _rows_of_text(lengths[start:], about_rows))
         chosen = group.rows[order[start:stop]]
-        yield chosen, group.feeds_of(chosen)
+        yield chosen, group.feeds_of(chosen), len(chosen)
         start = stop
 
 

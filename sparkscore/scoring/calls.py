@@ -45,18 +45,19 @@ class ModelCall:
         self._exit_after_s = plan.on_error.grace_s if in_worker else None
         ranks = {info.name: len(info.shape) for info in session.signature.inputs}
         # A graph without an axis for rows takes the row itself, one a call.
+        self._as_they_are = self._fixed is None and not self._pads_rows
         self._bare = plan.fixed_batch == 1 and all(ranks[entry.name] == len(entry.row_shape) for entry in plan.inputs)
 
     def __call__(self, feeds: Mapping[str, Array], timeout_s: float | None) -> list[Array]:
         """Score rows; whatever the session raises passes through."""
+        if self._as_they_are:
+            return self._session.run(feeds, self._names, timeout_s, self._exit_after_s)
         n = len(next(iter(feeds.values())))
         if self._bare:
             row = {name: array[0] for name, array in feeds.items()}
             return [np.asarray(a)[None] for a in self._session.run(row, self._names, timeout_s, self._exit_after_s)]
         length = padded_rows(n, self._fixed, self._most, pads=self._pads_rows)
-        if length == n:
-            return self._session.run(feeds, self._names, timeout_s, self._exit_after_s)
-        padded = {name: _padded(array, length) for name, array in feeds.items()}
+        padded = {name: _padded(array, length) for name, array in feeds.items()} if length > n else feeds
         outputs = self._session.run(padded, self._names, timeout_s, self._exit_after_s)
         check_lengths(outputs, length)
         return [array[:n] for array in outputs]

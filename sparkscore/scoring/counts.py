@@ -44,7 +44,7 @@ class Counts:
     rows_called : int
         Rows summed over all calls; padding is not counted, repetitions by bisection are.
     model_calls, bisect_calls : int
-        All calls on rows of the input, and those of them that a failed call caused.
+        All calls, and those of them that looked for the bad rows of one that had failed.
     proof_calls : int
         Calls of the batch-dependence test, in none of the other counters.
     batch_mix, oom_splits : int
@@ -85,10 +85,14 @@ class Counts:
     batch_target_rows: int = 0
     error_samples: list[Sample] = field(default_factory=list)
 
-    def called(self, elapsed_s: float) -> None:
-        """Count what a model call took."""
-        self.model_ms += elapsed_s * 1000
-        self.call_buckets[bisect_left(CALL_BOUNDS_S, elapsed_s)] += 1
+    def called(self, spent_s: list[float], rows: int) -> None:
+        """Count model calls: what each took, and the rows of all of them."""
+        self.model_calls += len(spent_s)
+        self.rows_called += rows
+        self.model_ms += sum(spent_s) * 1000
+        buckets, bounds = self.call_buckets, CALL_BOUNDS_S
+        for elapsed_s in spent_s:
+            buckets[bisect_left(bounds, elapsed_s)] += 1
 
     def sample(self, pointer: str | None, code: str, error_class: str) -> None:
         """Remember a bad row, while there is room."""

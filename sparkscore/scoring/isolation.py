@@ -39,24 +39,27 @@ _TIMEOUT_FACTOR = 20.0
 
 @dataclass
 class Outcome:
-    """What became of a batch of n rows.
+    """What became of n rows.
 
-    `pieces` are (rows, outputs) in ascending order: a slice of the batch and one array per output, of its length.
+    `pieces` are (rows, outputs) in ascending order: a slice of the n and one array per output, of its length.
     `faults` are the other rows. `calls` are the rows of each call that was made.
     """
 
     n: int
-    pieces: list[tuple[slice, list[Array]]]
-    faults: dict[int, Fault]
-    calls: list[slice]
+    pieces: list[tuple[slice, list[Array]]] = field(default_factory=list)
+    faults: dict[int, Fault] = field(default_factory=dict)
+    calls: list[slice] = field(default_factory=list)
 
-    @property
-    def tries(self) -> NDArray[np.int32]:
-        """How many calls each row took part in, of shape (n,): asked for only where a row is bad."""
-        tries = np.zeros(self.n, dtype=np.int32)
+    def calls_of_rows(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Give the rows of the largest call that each row took part in, and how many did: two of shape (n,).
+
+        Asked for only where a row is bad.
+        """
+        largest, tries = np.zeros((2, self.n), dtype=np.int32)
         for rows in self.calls:
             tries[rows] += 1
-        return tries
+            largest[rows] = np.maximum(largest[rows], rows.stop - rows.start)
+        return largest, tries
 
 
 class Isolation:
@@ -100,9 +103,11 @@ class Isolation:
         self._batch_timeout_s = batch_timeout_s
         self._sizes = {} if sizes is None else sizes
         self._renew = renew
+        self._last_shapes: list[tuple[int, ...]] | None = None
+        self._last_sizes = BatchSizes()
 
-    def score(self, feeds: Feeds, n: int) -> Outcome:
-        """Score one batch.
+    def score(self, feeds: Feeds, n: int, call_rows: int | None = None) -> Outcome:
+        """Score rows of one shape.
 
         Parameters
         ----------
@@ -110,6 +115,8 @@ class Isolation:
             Graph input -> array whose axis 0 is n rows long.
         n : int
             Rows, 0 included.
+        call_rows : int, optional
+            Of a call at most; None for one call.
 
         Returns
         -------
@@ -126,54 +133,110 @@ class Isolation:
 
         Notes
         -----
-        For k rows that raise, calls <= 1.25 * min(2k (log2(n/k) + 1) + 1, n + 1) + 3 (`reliability.md` §4).
-        Where every row raises but the known-good input is scored, the rows are at fault: all n are in `faults`.
-        Where nothing was ever scored in this process, not even the warm-up input, four distinct rows that fail in
-        the same way stand in for the known-good input.
+        For k rows that raise in a call of n, calls <= 1.25 * min(2k (log2(n/k) + 1) + 1, n + 1) + 3
+        (`reliability.md` §4). Where every row raises but the known-good input is scored, the rows are at fault: all n
+        are in `faults`. Where nothing was ever scored in this process, not even the warm-up input, four distinct rows
+        that fail in the same way stand in for the known-good input.
         """
-        search = _Search(self, feeds, n)
+        outcome = Outcome(n)
         self.counts.rows_scored += n
-        sizes = self._sizes.setdefault(shape_bucket(feeds), BatchSizes())
+        sizes = self._sizes_for(feeds)
         start = 0
         while start < n:
-            start = self._advance(search, sizes, start)
-        search.pieces.sort(key=lambda piece: piece[0].start)
-        return Outcome(n, search.pieces, search.faults, search.calls)
+            size, stop = call_rows or n, n
+            if not sizes.unlimited:
+                size = sizes.next(size)
+                stop = min(start + size, n)
+            failure = self.attempt(outcome, feeds, slice(start, stop), size, timeout_s=self._batch_timeout_s)
+            last = outcome.calls[-1]
+            scored = (last.stop if failure is None else last.start) - start
+            if scored:
+                sizes.fitted(min(size, scored))
+                self.counts.batch_target_rows = sizes.good
+            if failure is None:
+                start = last.stop
+            else:
+                start = self._after(failure, _Search(self, outcome, feeds, last), sizes)
+        if len(outcome.pieces) < len(outcome.calls):
+            outcome.pieces.sort(key=lambda piece: piece[0].start)
+        return outcome
 
-    def _advance(self, search: _Search, sizes: BatchSizes, start: int) -> int:
-        """Score the next part, as long as memory is thought to allow; give where the one after it starts."""
-        size = min(sizes.next(search.n - start), search.n - start)
-        failure = search.attempt(start, start + size, self._batch_timeout_s)
-        if failure is None:
-            sizes.fitted(size)
-            self.counts.batch_target_rows = sizes.good
-            return start + size
+    def _sizes_for(self, feeds: Feeds) -> BatchSizes:
+        shapes = [array.shape[1:] for array in feeds.values()]
+        if shapes != self._last_shapes:
+            self._last_sizes = self._sizes.setdefault(shape_bucket(feeds), BatchSizes())
+            self._last_shapes = shapes
+        return self._last_sizes
+
+    def attempt(
+        self, outcome: Outcome, feeds: Feeds, rows: slice, size: int, *, timeout_s: float | None
+    ) -> Failure | None:
+        """Call the model on `size` of the rows after the other, until a call fails: keep the outputs, give the failure.
+
+        Between two calls is as little as can be. A call leaves nothing of Python in the caches, so that a line there
+        costs five times what it does elsewhere (docs/decisions/0037).
+        """
+        first_piece = len(outcome.pieces)
+        call, clock, failure = self.call, time.perf_counter, None
+        spent_s, started = [], clock()
+        for start in range(rows.start, rows.stop, size):
+            called = slice(start, min(start + size, rows.stop))
+            outcome.calls.append(called)
+            part = {name: array[called] for name, array in feeds.items()}
+            try:
+                outcome.pieces.append((called, call(part, timeout_s)))
+            except SparkscoreError:
+                raise
+            except Exception as cause:  # boundary: row isolation; ONNX Runtime's errors have no common class
+                failure = classified(cause, part)
+                break
+            finally:
+                ended = clock()
+                spent_s.append(ended - started)
+                started = ended
+        self.counts.called(spent_s, outcome.calls[-1].stop - rows.start)
+        pieces = outcome.pieces[first_piece:]
+        for called, outputs in pieces:
+            check_lengths(outputs, called.stop - called.start)
+        if pieces:
+            self.learn(feeds, pieces[0][0], spent_s[0])
+        if failure is not None and failure.kind in (Kind.MODEL, Kind.STICKY):
+            raise model_error(failure, "any row") from failure.cause
+        return failure
+
+    def learn(self, feeds: Feeds, rows: slice, seconds: float) -> None:
+        """Remember the first row of the data that was scored, and the time of the fastest."""
+        if not self._has_learnt:
+            self.known_good = {name: array[rows.start : rows.start + 1].copy() for name, array in feeds.items()}
+            self._has_learnt = True
+        seconds_per_row = seconds / (rows.stop - rows.start)
+        if self._s_per_row is None or seconds_per_row < self._s_per_row:
+            self._s_per_row = seconds_per_row
+
+    def _after(self, failure: Failure, search: _Search, sizes: BatchSizes) -> int:
+        """Go on after a call that failed; give where the next one starts."""
+        start: int = search.rows.start
+        stop: int = search.rows.stop
         if failure.kind is not Kind.RESOURCE:
-            if not search.resolve(start, start + size, failure) and failure.kind in (Kind.TIMEOUT, Kind.CRASH):
-                sizes.failed(size)  # no row hangs or kills alone: the batch was only too large for its time or memory
-            return start + size
+            found = search.resolve(start, stop, failure)
+            if not found and failure.kind in (Kind.TIMEOUT, Kind.CRASH):
+                sizes.failed(stop - start)  # no row hangs or kills alone: too many for their time or memory
+            return stop
         if self._renew is not None:
             self._renew()
-        if size == 1:
+        if stop - start == 1:
             search.blame(start, failure)
             sizes.blamed()
-            return start + 1
+            return stop
         self.counts.oom_splits += 1
-        logger.info("oom_split: %d rows did not fit in memory", size)
-        sizes.failed(size)
+        logger.info("oom_split: %d rows did not fit in memory", stop - start)
+        sizes.failed(stop - start)
         return start
 
     @property
     def on_gpu(self) -> bool:
         """Whether the model's memory is a GPU's: only there is an allocator renewed."""
         return self._renew is not None
-
-    def learn(self, feeds: Feeds, row: int, seconds_per_row: float) -> None:
-        """Remember the first row of the data that was scored, and the time of the fastest."""
-        if not self._has_learnt:
-            self.known_good = {name: array[row : row + 1].copy() for name, array in feeds.items()}
-            self._has_learnt = True
-        self._s_per_row = min(seconds_per_row, self._s_per_row or seconds_per_row)
 
     def timeout_s(self, rows: int, after: Kind) -> float | None:
         """Time of a call inside a search: short after a hang, so that finding its row does not take forever."""
@@ -184,63 +247,36 @@ class Isolation:
 
 @dataclass
 class _Search:
-    """One batch on its way: what is resolved so far."""
+    """The search for the bad rows of one call that failed, and what it has found so far."""
 
     isolation: Isolation
+    outcome: Outcome
     feeds: Feeds
-    n: int
-    pieces: list[tuple[slice, list[Array]]] = field(default_factory=list)
-    faults: dict[int, Fault] = field(default_factory=dict)
-    calls: list[slice] = field(default_factory=list)
+    rows: slice
     rows_good: int = 0
-    failed_before: bool = False
+    rows_bad: int = 0
 
     def attempt(self, start: int, stop: int, timeout_s: float | None) -> Failure | None:
         """Call the model on rows [start, stop): keep the outputs, or give the failure."""
-        rows = slice(start, stop)
-        whole = stop - start == self.n
-        feeds = self.feeds if whole else {name: array[rows] for name, array in self.feeds.items()}
-        self.calls.append(rows)
-        outputs = self._called(feeds, stop - start, timeout_s)
-        if isinstance(outputs, Failure):
-            return outputs
-        self.pieces.append((rows, outputs))
-        self.rows_good += stop - start
-        return None
-
-    def _called(self, feeds: Feeds, rows: int, timeout_s: float | None) -> list[Array] | Failure:
-        isolation, counts = self.isolation, self.isolation.counts
-        counts.model_calls += 1
-        counts.bisect_calls += self.failed_before
-        counts.rows_called += rows
-        started = time.perf_counter()
-        try:
-            outputs = isolation.call(feeds, timeout_s)
-        except SparkscoreError:
-            raise
-        except Exception as cause:  # boundary: row isolation; ONNX Runtime's errors have no common class
-            failure = classified(cause, feeds)
-            self.failed_before = True
-            if failure.kind in (Kind.MODEL, Kind.STICKY):
-                raise model_error(failure, "any row") from cause
-            return failure
-        finally:
-            elapsed_s = time.perf_counter() - started
-            counts.called(elapsed_s)
-        check_lengths(outputs, rows)
-        isolation.learn(feeds, rows - 1, elapsed_s / rows)
-        return outputs
+        self.isolation.counts.bisect_calls += 1
+        failure = self.isolation.attempt(
+            self.outcome, self.feeds, slice(start, stop), stop - start, timeout_s=timeout_s
+        )
+        if failure is None:
+            self.rows_good += stop - start
+        return failure
 
     def blame(self, row: int, failure: Failure) -> None:
         """Quarantine one row."""
         fault = failure.fault
         if failure.kind is Kind.RESOURCE and self.isolation.on_gpu:  # its text is that of the CPU's arena
             fault = replace(fault, error_class="G1")
-        self.faults[row] = fault
+        self.outcome.faults[row] = fault
+        self.rows_bad += 1
 
     def resolve(self, start: int, stop: int, failure: Failure) -> int:
         """Find the bad rows of a part that failed; give how many there are."""
-        bad_before = len(self.faults)
+        bad_before = self.rows_bad
         if stop - start == 1:
             self.blame(start, failure)
             return 1
@@ -271,9 +307,11 @@ class _Search:
         known_good = self.isolation.known_good
         if known_good is not None:
             rows = len(next(iter(known_good.values())))
-            outputs = self._called(known_good, rows, self.isolation.timeout_s(rows, first.kind))
-            if isinstance(outputs, Failure):
-                raise model_error(outputs, "an input that it has scored before") from outputs.cause
+            timeout_s = self.isolation.timeout_s(rows, first.kind)
+            self.isolation.counts.bisect_calls += 1
+            again = self.isolation.attempt(Outcome(rows), known_good, slice(0, rows), rows, timeout_s=timeout_s)
+            if again is not None:
+                raise model_error(again, "an input that it has scored before") from again.cause
             return []
         quarter = (stop - start) // 4
         if quarter == 0:
@@ -296,7 +334,7 @@ class _Search:
         if stop - start == 1:
             self.blame(start, failure)
             return
-        bad_before = len(self.faults)
+        bad_before = self.rows_bad
         if self._row_by_row_pays(stop - start):
             self._row_by_row(start, stop, failure)
         else:
@@ -319,13 +357,14 @@ class _Search:
         """Bisecting stops paying at 10 to 15 % bad rows; a switch for the rest of the batch misfires on clusters."""
         if rows <= ALWAYS_ROW_BY_ROW:
             return True
-        resolved = len(self.faults) + self.rows_good
-        enough = resolved >= min(ROW_BY_ROW_AFTER, self.n // 4)  # a short batch would be over before 32
-        return enough and rows <= ROW_BY_ROW_ROWS and len(self.faults) > ROW_BY_ROW_FRACTION * resolved
+        resolved = self.rows_bad + self.rows_good
+        n = self.rows.stop - self.rows.start
+        enough = resolved >= min(ROW_BY_ROW_AFTER, n // 4)  # a short batch would be over before 32
+        return enough and rows <= ROW_BY_ROW_ROWS and self.rows_bad > ROW_BY_ROW_FRACTION * resolved
 
     def _found_since(self, bad_before: int, failure: Failure) -> int:
         """Count the bad rows found since; rows that fail only together are kept, and said to be so."""
-        found = len(self.faults) - bad_before
+        found = self.rows_bad - bad_before
         if not found and failure.kind is Kind.RESOURCE:
             self.isolation.counts.oom_splits += 1
         elif not found:

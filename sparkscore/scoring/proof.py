@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.scoring.isolation import Call
 
-__all__ = ["agree", "distinct_rows", "mixes_rows", "prove_independence"]
+__all__ = ["MAX_ROWS", "agree", "distinct_rows", "mixes_rows", "prove_independence"]
 
 MAX_ROWS = 8
 _LOOK_AT_ROWS = 1024

@@ -31,7 +31,7 @@ from sparkscore.scoring.counts import Counts
 from sparkscore.scoring.failures import Kind, classified
 from sparkscore.scoring.intake import Ends, Intake, mark_corrupt, pointers
 from sparkscore.scoring.isolation import Isolation
-from sparkscore.scoring.proof import distinct_rows, mixes_rows, prove_independence
+from sparkscore.scoring.proof import MAX_ROWS, distinct_rows, mixes_rows, prove_independence
 from sparkscore.scoring.verdicts import ERR_TYPE, Verdict, err_column, verdicts
 from sparkscore.spec.scoring import ERR_COL, POINTER_COL, ModelFile, ScoringPlan
 
@@ -203,20 +203,21 @@ class Scorer:
 
     def _score_group(self, group: Group, scored: Scored, faults: Faults) -> None:
         """Score the good rows of one shape, in parts of the size of a model call."""
-        for rows, feeds in micro_batches(group, self._call_rows, self._about_rows):
-            outcome = self._isolation.score(feeds, len(rows))
+        for rows, feeds, most in micro_batches(group, self._call_rows, self._about_rows):
+            outcome = self._isolation.score(feeds, len(rows), most)
             for piece, outputs in outcome.pieces:
                 scored.add(rows[piece], outputs, {name: feeds[name][piece] for name in self._assembly.needs})
             for position, fault in outcome.faults.items():
                 faults.put(rows[position : position + 1], fault)
             scored.called(rows, outcome)
             if self._unproven:
-                self._prove(feeds, [row for piece, _ in outcome.pieces for row in range(piece.start, piece.stop)])
+                scored_rows = [row for piece, _ in outcome.pieces for row in range(piece.start, piece.stop)]
+                self._prove(feeds, scored_rows, most)
         scored.twins.append(group.twins)
 
-    def _prove(self, feeds: Mapping[str, Array], scored_rows: list[int]) -> None:
-        """Run the batch-dependence test on the first rows that differ; until some do, it waits."""
-        rows = distinct_rows(feeds, scored_rows)
+    def _prove(self, feeds: Mapping[str, Array], scored_rows: list[int], most: int) -> None:
+        """Run the batch-dependence test on the first rows that differ, `most` in a call; until some do, it waits."""
+        rows = distinct_rows(feeds, scored_rows, min(MAX_ROWS, most))
         if len(rows) < 2:
             return
         timeout_s, fixed, names = self.plan.on_error.batch_timeout_s, self.plan.fixed_batch, self._assembly.names

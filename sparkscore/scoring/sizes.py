@@ -38,6 +38,11 @@ class BatchSizes:
             size = (self.good + self.bad) // 2
         return max(1, min(size, limit))
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether no call has run out of memory: then `next` gives what is asked for, however often."""
+        return self.bad is None and not self._growing
+
     def fitted(self, size: int) -> None:
         """Record a call that worked. Parts shorter than the size held, such as a tail, prove nothing."""
         if size < self.good:

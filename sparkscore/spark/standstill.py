@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from sparkscore.errors import SparkscoreError, error
 from sparkscore.runtime import files
 from sparkscore.runtime.crumbs import Crumb, Evidence
-from sparkscore.runtime.watchdog import watchdog
+from sparkscore.runtime.watchdog import Watch, watchdog
 from sparkscore.spark.evidence import UnitContext
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def tells_standstill(
     def tell() -> None:  # on a thread of its own: the watchdog's has calls to watch
         threading.Thread(target=_tell, args=(unit, partition, crumb), name="sparkscore-still", daemon=True).start()
 
-    watch = watchdog().start(tell, limit_s)
+    watch = watchdog().start(Watch(tell), limit_s)
 
     def moved() -> None:
         watch.deadline = time.monotonic() + limit_s

@@ -25,7 +25,7 @@ import json, os, random, resource, signal, sys, time
 from pathlib import Path
 from sparkscore.runtime.crumbs import Crumb, dead_workers, death_class
 from sparkscore.runtime.memory import memory_limit_bytes
-from sparkscore.runtime.watchdog import watchdog
+from sparkscore.runtime.watchdog import Watch, watchdog
 
 folder = Path(sys.argv[1]) / "blockmgr-1"
 
@@ -50,7 +50,7 @@ def die(kind):
     except MemoryError:
         os._exit(1)
     if kind == "call stuck":
-        watchdog().start(lambda: None, 0.0, 0.0)
+        watchdog().start(Watch(lambda: None), 0.0, 0.0)
         time.sleep(60)
     if kind == "exit":
         os._exit(0)

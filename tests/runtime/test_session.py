@@ -9,8 +9,8 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import onnx
@@ -24,7 +24,7 @@ from sparkscore.runtime.loading import TensorInfo, read_signature
 from sparkscore.runtime.memory import gpu_memory_bytes
 from sparkscore.runtime.providers import CPU, CUDA, TENSORRT, installed_distributions, only_distribution, providers_for
 from sparkscore.runtime.session import clear_sessions, open_session
-from sparkscore.runtime.watchdog import CallTimeout, watchdog
+from sparkscore.runtime.watchdog import CallTimeout, Watch, watchdog
 from sparkscore.spec.scoring import SessionPlan
 from tests.scoring import graphs
 
@@ -310,20 +310,57 @@ def test_calls_in_other_threads_go_on_when_one_is_ended(tmp_path):
     assert results == ["ended"]
 
 
-def test_a_watched_call_costs_next_to_nothing(tmp_path):
-    dog, options = watchdog(), ort.RunOptions()
-    end = partial(setattr, options, "terminate", True)
+def test_a_call_that_returned_is_never_ended_and_one_that_was_ended_is_told_so():
+    """Around its deadline either the call or the watchdog wins; then the same watch serves for the next call."""
+    dog, seen = watchdog(), {True: 0, False: 0}
+    ended = threading.Event()
+    watch = Watch(ended.set)
+    for i in range(600):
+        dog.start(watch, 0.001)
+        time.sleep(i % 30 / 10_000)
+        returned = dog.stop(watch)
+        assert ended.wait(0.001 if returned else 5.0) != returned
+        seen[returned] += 1
+        if not returned:
+            ended.clear()
+            watch = Watch(ended.set)
+    assert all(seen.values())
+
+
+def test_options_serve_for_the_next_call_but_not_after_they_ended_one(tmp_path):
+    session, made = opened(tmp_path, graphs.endless()), []
+
+    for value, timeout_s in [(0, 5.0), (0, 5.0), (1, 0.3), (0, 5.0)]:
+        with suppress(CallTimeout):
+            session.run({"x": np.full(3, value, np.float32)}, ["y"], timeout_s)
+        made.append(list(session._spare_calls))
+    assert [len(spare) for spare in made] == [1, 1, 0, 1]
+    assert made[0] == made[1]
+    assert made[3] != made[1]
+
+
+def test_options_of_a_call_that_heeded_its_end_too_late_do_not_end_the_next(tmp_path):
+    """The flag is read between two nodes, and here is only one."""
+    session = opened(tmp_path, graphs.root())
+    x = np.ones(2**24, np.float32)
+    assert session.run({"x": x}, ["y"], 0.001)[0].shape == x.shape
+    assert not session._spare_calls
+    assert session.run({"x": x[:8]}, ["y"], 5.0)[0].shape == (8,)
+
+
+def test_a_watched_call_costs_next_to_nothing():
+    dog, watch = watchdog(), Watch(lambda: None)
     started = time.perf_counter()
     for _ in range(2000):
-        dog.stop(dog.start(end, 60.0))
+        dog.stop(dog.start(watch, 60.0))
     assert (time.perf_counter() - started) / 2000 < 50e-6
 
 
 STUCK = """
     import time
-    from sparkscore.runtime.watchdog import watchdog
+    from sparkscore.runtime.watchdog import Watch, watchdog
 
-    watchdog().start(lambda: None, timeout_s=0.1, exit_after_s={exit_after_s})
+    watchdog().start(Watch(lambda: None), timeout_s=0.1, exit_after_s={exit_after_s})
     time.sleep(1.0)  # a kernel that does not read the terminate flag
 """
 

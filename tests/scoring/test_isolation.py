@@ -95,7 +95,44 @@ def test_a_clean_batch_takes_one_call_and_its_feeds_are_passed_on_uncopied():
     outcome = Isolation(lambda f, t: seen.append(f["x"]) or model(f, t)).score(feeds, 1000)
     assert_exact(outcome, 1000, ())
     assert model.calls == [1000]
-    assert seen[0] is feeds["x"]
+    assert np.shares_memory(seen[0], feeds["x"])
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
+@given(placements(), st.sampled_from([1, 7, 100, 1000, 20_000]))
+def test_rows_scored_in_several_calls_lose_exactly_the_bad_ones_and_each_call_keeps_its_bound(placement, call_rows):
+    n, bad = placement
+    model, counts = Model(bad), Counts()
+    outcome = Isolation(model, known_good=GOOD, counts=counts).score(rows(n), n, call_rows)
+    assert_exact(outcome, n, bad)
+    assert max(model.calls) <= call_rows
+    starts = range(0, n, call_rows)
+    parts = [(min(call_rows, n - start), len(bad & set(range(start, start + call_rows)))) for start in starts]
+    assert len(model.calls) <= sum(bound(size, k) if k else 1 for size, k in parts)
+    assert (counts.model_calls, counts.rows_called) == (len(model.calls), sum(model.calls))
+    assert sum(counts.call_buckets) == len(model.calls)
+    largest, tries = outcome.calls_of_rows()
+    assert largest.tolist() == [size for size, _ in parts for _ in range(size)]
+    assert tries.sum() == sum(call.stop - call.start for call in outcome.calls)
+
+
+def test_of_several_calls_only_the_one_that_failed_is_searched():
+    model, counts = Model({250.0}), Counts()
+    outcome = Isolation(model, known_good=GOOD, counts=counts).score(rows(400), 400, 100)
+    assert_exact(outcome, 400, {250})
+    assert (model.calls[:3], model.calls[-1]) == ([100, 100, 100], 100)
+    assert counts.bisect_calls == len(model.calls) - 4
+    assert outcome.calls_of_rows()[1][[0, 199, 300, 399]].tolist() == [1, 1, 1, 1]
+
+
+def test_calls_that_run_out_of_memory_on_their_way_go_on_smaller():
+    model, counts = Model(fits=2000), Counts()
+    isolation = Isolation(model, known_good=GOOD, counts=counts)
+    assert_exact(isolation.score(rows(1500), 1500, 3000), 1500, ())
+    assert_exact(isolation.score(rows(20_000), 20_000, 3000), 20_000, ())
+    assert (counts.oom_splits, model.calls[:4], max(model.calls[3:])) == (2, [1500, 3000, 2250, 1875], 1875)
+    assert 1600 <= counts.batch_target_rows <= 2000
 
 
 def test_an_empty_batch_takes_no_call():
@@ -129,7 +166,7 @@ def test_a_row_that_was_scored_before_takes_the_place_of_the_warm_up_input():
     model.broken = True
     with pytest.raises(SparkscoreError, match="scored before"):
         isolation.score(rows(10), 10)
-    np.testing.assert_array_equal(isolation.known_good["x"], [9.0])
+    np.testing.assert_array_equal(isolation.known_good["x"], [0.0])
 
 
 def test_rows_are_to_blame_when_nothing_is_known_to_be_good_but_some_rows_are_scored():
@@ -151,7 +188,9 @@ def test_probed_rows_are_not_called_again():
     # whole, row 0, row 500, the known-good input, then the two parts between
     assert counts.model_calls == 6
     assert counts.bisect_calls == 5
-    assert outcome.tries[[0, 500, 1, 999]].tolist() == [2, 2, 2, 2]
+    largest, tries = outcome.calls_of_rows()
+    assert tries[[0, 500, 1, 999]].tolist() == [2, 2, 2, 2]
+    assert set(largest.tolist()) == {1000}
     assert counts.rows_scored == 1000
     assert counts.rows_called == 1000 + 3 + 998
 

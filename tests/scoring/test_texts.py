@@ -168,7 +168,9 @@ def test_calls_hold_each_row_once_within_budget_and_spread(lengths, rows):
     none = np.empty(0, np.int64)
     found = np.array(lengths, np.int64)
     group = Group(np.arange(len(found)), lambda part: {"ids": part}, found, (none, none))
-    calls = [part for part, _ in micro_batches(group, rows, 100)]
+    fed = list(micro_batches(group, rows, 100))
+    assert all(len(part) == most for part, _, most in fed)
+    calls = [part for part, _, _ in fed]
     assert sorted(np.concatenate(calls).tolist()) == list(range(len(found)))
     for part in calls:
         longest, shortest = found[part].max(), found[part].min()
