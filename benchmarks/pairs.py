@@ -19,7 +19,7 @@ from benchmarks.safety import isolation
 
 _BATCH = 10_000  # rows of Spark's batches
 _PAIRS, _BATCHES = 40, 40
-_ISOLATION_S = 120.0
+_ISOLATION_S = 240.0
 
 
 def pairs(sessions: int, options: Options, scratch: Path) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def _pairs(found: dict[str, Any]) -> str:
         f"{more['interval']:.0f} ns of CPU a row more (40 pairs A-B-B-A, 95 % interval); the rest is in the JVM.\n\n"
         f"Row isolation on clean data adds **{isolated['mean']:.1f} ± {isolated['interval']:.1f} %** to the CPU of the "
         f"scorer on T1 ({isolated['cost_ms']:.1f} ms a batch of 65,536 rows, in calls of 8,192; one process, with and "
-        f"without it in turns, A-B-B-A; 95 % interval over 20 blocks). `python -m benchmarks.safety` says so of larger "
+        f"without it in turns, A-B-B-A; 95 % interval over 40 blocks). `python -m benchmarks.safety` says so of larger "
         f"models, and what crumbs and the guard add."
     )
 

@@ -7,7 +7,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from benchmarks.workload import LAYERS, write_model
 from sparkscore.run.adapters import _bound, load
+from sparkscore.runtime.cache import local_folder
 from sparkscore.runtime.crumbs import Crumb
 from sparkscore.scoring.batching import micro_batches
 from sparkscore.scoring.scorer import Scorer, open_scorer
-from sparkscore.spec.scoring import FILE_COL, ROW_COL, ErrorPlan
+from sparkscore.spec.scoring import FILE_COL, ROW_COL, ErrorPlan, ScoringPlan
 
 # Name -> layers.
 MODELS = {
@@ -31,7 +32,7 @@ MODELS = {
     "3 layers of 1,024 on 512 numbers": (512, 1024, 1024, 1024, 1),
 }
 _ROWS = 65_536  # that come at once, as from the fused scan; the scorer cuts them by its own rules
-_BLOCKS = 20
+_BLOCKS = 40
 
 
 class PlainScorer(Scorer):
@@ -55,77 +56,77 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sparkscore-bench-") as scratch:
         os.environ["SPARKSCORE_CACHE"] = f"{scratch}/cache"
         for name, layers in MODELS.items():
-            arms = _arms(layers, Path(scratch))
-            pairs = [("plain", "ours"), ("ours", "crumb"), ("ours", "guard")]
-            found = [_compared(arms[one], arms[other], seconds) for one, other in pairs]
-            arms["guard"].close()
+            plan, batch = _given(layers, Path(scratch))
+            ours, crumb = open_scorer(plan), Crumb(Path(scratch) / "blockmgr-0", {"ledger": "none", "run_id": name})
+            guarded = open_scorer(replace(plan, on_error=ErrorPlan(guard="always")))
+            found = [
+                _compared(_without_isolation(ours), ours, batch, seconds),
+                _compared(ours, open_scorer(plan, crumb=crumb), batch, seconds),
+                _compared(ours, guarded, batch, seconds),
+            ]
             told = " | ".join(f"{of['mean']:+.1f} ± {of['interval']:.1f} %" for of in found)
             print(f"| {name} | {found[0]['cost_ms']:.2f} | {told} |", flush=True)
 
 
 def isolation(scratch: Path, seconds: float) -> dict[str, float]:
     """Give what isolation adds to the scorer on T1, in percent of its CPU: `mean`, and its 95 % `interval`."""
-    arms = _arms(LAYERS, scratch)
-    found = _compared(arms["plain"], arms["ours"], seconds)
+    plan, batch = _given(LAYERS, scratch)
+    ours = open_scorer(plan)
+    found = _compared(_without_isolation(ours), ours, batch, seconds)
     return {name: round(value, 2) for name, value in found.items()}
 
 
-def _arms(layers: tuple[int, ...], scratch: Path) -> dict[str, Generator[pa.RecordBatch]]:
-    """Endless scorings of the same batch; each goes on where it stopped."""
-    model, width, rows = str(write_model(scratch / f"{len(layers)}-{layers[1]}.onnx", layers)), layers[0], _ROWS
-    names = [f"f{i}" for i in range(width)]
+def _given(layers: tuple[int, ...], scratch: Path) -> tuple[ScoringPlan, pa.RecordBatch]:
+    model = str(write_model(scratch / f"{len(layers)}-{layers[1]}.onnx", layers))
+    names = [f"f{i}" for i in range(layers[0])]
     rng = np.random.default_rng(3)
-    values = {name: rng.normal(size=rows).astype(np.float32) for name in names}
-    addresses = {FILE_COL: ["file:///lake/part-0.parquet"] * rows, ROW_COL: range(rows)}
+    values = {name: rng.normal(size=_ROWS).astype(np.float32) for name in names}
+    addresses = {FILE_COL: ["file:///lake/part-0.parquet"] * _ROWS, ROW_COL: range(_ROWS)}
     batch = pa.RecordBatch.from_pydict({**values, **addresses})
     _, plan = _bound(load(model), {"x": names}, None, batch.schema, {})
-    plan = replace(plan, prove_batch=False)
-    guarded = replace(plan, on_error=ErrorPlan(guard="always"))
-    ours, crumb = open_scorer(plan), Crumb(scratch / "blockmgr-0", {"ledger": "none", "run_id": model})
-    scorers = {
-        "plain": PlainScorer(plan, _folder(ours), ours.session),
-        "ours": ours,
-        "crumb": open_scorer(plan, crumb=crumb),
-        "guard": open_scorer(guarded),
-    }
-    return {name: (b for b in scorer.score(cycle([batch]))) for name, scorer in scorers.items()}
+    return replace(plan, prove_batch=False), batch
 
 
-def _folder(scorer: Scorer) -> Path:
-    from sparkscore.runtime.cache import local_folder
-
-    return local_folder(scorer.plan.model, None)
+def _without_isolation(scorer: Scorer) -> Scorer:
+    return PlainScorer(scorer.plan, local_folder(scorer.plan.model, None), scorer.session)
 
 
-def _compared(a: Iterator[Any], b: Iterator[Any], seconds: float) -> dict[str, float]:
-    """CPU ms of a batch of the first arm, and percent that the second uses more: `mean` with its 95 % `interval`.
+def _compared(a: Scorer, b: Scorer, batch: pa.RecordBatch, seconds: float) -> dict[str, float]:
+    """CPU ms of a batch of the first scorer, and percent that the second uses more: `mean` with its 95 % `interval`.
 
-    Arms take turns with each batch, A-B-B-A, and the median batch of a block counts: so neither what else the machine
-    does nor its clock falls on one arm. No third arm may run beside them: its arrays would take their place in the
-    caches, and the arm that runs more rarely would miss its own (3 % on T1).
+    The two take turns with the same batch, A-B-B-A, and of each block the lower quartile counts: so neither what else
+    the machine does, which only ever adds, nor its clock falls on one of them. Where their arrays lie makes a
+    difference too (0.5 % on T1), so each block has new ones, and every second one begins with the other scorer. No
+    third one may run beside them: its arrays would take their place in the caches, and who runs more rarely would miss
+    its own (3 %).
     """
-    for arm in (a, b):
-        next(arm)  # loads the model, in its child where it has one
-    blocks = [_block(a, b, seconds / _BLOCKS) for _ in range(_BLOCKS)]
-    more = [(statistics.median(theirs) / statistics.median(own) - 1) * 100 for own, theirs in blocks]
+    blocks = []
+    for i in range(_BLOCKS):
+        costs = _block((b, a) if i % 2 else (a, b), batch, seconds / _BLOCKS)
+        blocks.append(costs[::-1] if i % 2 else costs)
+    more = [(theirs / own - 1) * 100 for own, theirs in blocks]
     return {
-        "cost_ms": statistics.median(statistics.median(own) for own, _ in blocks) * 1000,
+        "cost_ms": statistics.median(own for own, _ in blocks) * 1000,
         "mean": statistics.mean(more),
         "interval": 1.96 * statistics.stdev(more) / len(more) ** 0.5,
     }
 
 
-def _block(a: Iterator[Any], b: Iterator[Any], seconds: float) -> tuple[list[float], list[float]]:
-    costs: dict[int, list[float]] = {0: [], 1: []}
-    until = time.monotonic() + seconds
-    files = _schedstats()
-    while time.monotonic() < until or len(costs[0]) < 6:
-        for which in (0, 1, 1, 0):
-            theirs, own = _read(files), time.process_time()
-            next((a, b)[which])
-            own = time.process_time() - own
-            costs[which].append(own + _read(files) - theirs)
-    return costs[0], costs[1]
+def _block(scorers: tuple[Scorer, Scorer], batch: pa.RecordBatch, seconds: float) -> list[float]:
+    """CPU seconds of a batch of each of two scorers."""
+    costs: tuple[list[float], list[float]] = ([], [])
+    with ExitStack() as stack:
+        arms = [stack.enter_context(closing(scorer.score(cycle([batch])))) for scorer in scorers]
+        for arm in arms:
+            next(arm)  # loads the model, in its child where it has one
+        files, until = _schedstats(), time.monotonic() + seconds
+        while time.monotonic() < until or len(costs[0]) < 6:
+            for which in (0, 1, 1, 0):
+                theirs, own = _read(files), time.process_time()
+                next(arms[which])
+                own = time.process_time() - own
+                costs[which].append(own + _read(files) - theirs)
+    return [statistics.quantiles(of, n=4)[0] for of in costs]
 
 
 def _schedstats() -> list[Path]:

@@ -38,7 +38,7 @@ class Watchdog:
     """Ticks ten times a second while calls are watched and sleeps otherwise, so a call pays for two dict entries."""
 
     def __init__(self) -> None:
-        # Each step on it is atomic under the GIL: a lock would cost each call 2 us. Who takes a watch out of it, the call
+        # Each step on it is atomic under the GIL: a lock would cost a call 2 us. Who takes a watch out of it, the call
         # that returns or this thread, has decided whether the call was ended.
         self._watches: set[Watch] = set()
         self._ended: list[Watch] = []  # of this thread alone
