@@ -35,7 +35,7 @@ class Watch:
 
 
 class Watchdog:
-    """Ticks ten times a second while calls are watched and sleeps otherwise, so a call pays for two dict entries."""
+    """Ticks ten times a second while calls are watched and sleeps otherwise, so a call pays for an entry in a set."""
 
     def __init__(self) -> None:
         # Each step on it is atomic under the GIL: a lock would cost a call 2 us. Who takes a watch out of it, the call
@@ -43,7 +43,6 @@ class Watchdog:
         self._watches: set[Watch] = set()
         self._ended: list[Watch] = []  # of this thread alone
         self._wake = threading.Event()
-        self._is_awake = False
         self.last_words: Callable[[], object] | None = None  # called before a stuck process is ended
         threading.Thread(target=self._run, name="sparkscore-watchdog", daemon=True).start()
 
@@ -62,8 +61,7 @@ class Watchdog:
         watch.deadline = time.monotonic() + timeout_s
         watch.exit_at = None if exit_after_s is None else watch.deadline + exit_after_s
         self._watches.add(watch)
-        if not self._is_awake:
-            self._is_awake = True
+        if not self._wake.is_set():
             self._wake.set()
         return watch
 
@@ -95,14 +93,12 @@ class Watchdog:
                 time.sleep(min([_TICK_S, *(max(watch.deadline - now, 0.001) for watch in watches)]))
 
     def _sleep_until_next(self) -> None:
-        self._is_awake = False
         self._wake.clear()
         if self._watches:  # came between the look and the clear
-            self._is_awake = True
             self._wake.set()
 
     def _look(self, watch: Watch, now: float) -> None:
-        if now < watch.deadline:
+        if now < watch.deadline:  # between this and the removal the GIL does not change hands
             return
         try:
             self._watches.remove(watch)

@@ -46,8 +46,8 @@ class Scored:
         self._calls.append((rows, outcome))
 
     def calls(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Give the rows of each row's model batch and the calls that it took part in; 0 where it never reached the
-        model: two of shape (n,).
+        """Give the rows of each row's model batch, the largest call that it took part in, and the number of its calls;
+        0 where it never reached the model: two of shape (n,).
         """
         batch_rows, tries = np.zeros((2, self.n), dtype=np.int32)
         for rows, outcome in self._calls:

@@ -44,8 +44,8 @@ class ModelCall:
         self._pads_rows = session.provider != CPU and not (texts and session.provider == CUDA)
         self._exit_after_s = plan.on_error.grace_s if in_worker else None
         ranks = {info.name: len(info.shape) for info in session.signature.inputs}
-        # A graph without an axis for rows takes the row itself, one a call.
         self._as_they_are = self._fixed is None and not self._pads_rows
+        # A graph without an axis for rows takes the row itself, one a call.
         self._bare = plan.fixed_batch == 1 and all(ranks[entry.name] == len(entry.row_shape) for entry in plan.inputs)
 
     def __call__(self, feeds: Mapping[str, Array], timeout_s: float | None) -> list[Array]:

@@ -205,7 +205,7 @@ class Isolation:
         return failure
 
     def learn(self, feeds: Feeds, rows: slice, seconds: float) -> None:
-        """Remember the first row of the data that was scored, and the time of the fastest."""
+        """Remember the first row of the data that was scored, and the least time a row: of calls that begin a batch."""
         if not self._has_learnt:
             self.known_good = {name: array[rows.start : rows.start + 1].copy() for name, array in feeds.items()}
             self._has_learnt = True

@@ -202,7 +202,7 @@ class Scorer:
         return pa.RecordBatch.from_arrays([*arrays, err_column(found, batch.num_rows)], names=_names(self.plan))
 
     def _score_group(self, group: Group, scored: Scored, faults: Faults) -> None:
-        """Score the good rows of one shape, in parts of the size of a model call."""
+        """Score the good rows of one shape."""
         for rows, feeds, most in micro_batches(group, self._call_rows, self._about_rows):
             outcome = self._isolation.score(feeds, len(rows), most)
             for piece, outputs in outcome.pieces:
@@ -211,14 +211,14 @@ class Scorer:
                 faults.put(rows[position : position + 1], fault)
             scored.called(rows, outcome)
             if self._unproven:
-                scored_rows = [row for piece, _ in outcome.pieces for row in range(piece.start, piece.stop)]
-                self._prove(feeds, scored_rows, most)
+                self._prove(feeds, [row for piece, _ in outcome.pieces for row in range(piece.start, piece.stop)], most)
         scored.twins.append(group.twins)
 
     def _prove(self, feeds: Mapping[str, Array], scored_rows: list[int], most: int) -> None:
-        """Run the batch-dependence test on the first rows that differ, `most` in a call; until some do, it waits."""
-        rows = distinct_rows(feeds, scored_rows, min(MAX_ROWS, most))
-        if len(rows) < 2:
+        """Run the batch-dependence test on the first `most` rows of which some differ; until they do, it waits."""
+        windows = (scored_rows[start : start + most] for start in range(0, len(scored_rows), most))
+        rows = next((rows for of in windows if len(rows := distinct_rows(feeds, of, min(MAX_ROWS, most))) > 1), None)
+        if rows is None:
             return
         timeout_s, fixed, names = self.plan.on_error.batch_timeout_s, self.plan.fixed_batch, self._assembly.names
         try:

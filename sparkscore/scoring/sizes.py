@@ -40,7 +40,7 @@ class BatchSizes:
 
     @property
     def unlimited(self) -> bool:
-        """Whether no call has run out of memory: then `next` gives what is asked for, however often."""
+        """Whether no size is known to fail and none is tried: then `next` gives what it is asked for, however often."""
         return self.bad is None and not self._growing
 
     def fitted(self, size: int) -> None:

@@ -24,7 +24,7 @@ from sparkscore.runtime.loading import TensorInfo, read_signature
 from sparkscore.runtime.memory import gpu_memory_bytes
 from sparkscore.runtime.providers import CPU, CUDA, TENSORRT, installed_distributions, only_distribution, providers_for
 from sparkscore.runtime.session import clear_sessions, open_session
-from sparkscore.runtime.watchdog import CallTimeout, Watch, watchdog
+from sparkscore.runtime.watchdog import CallTimeout, Watch, Watchdog, watchdog
 from sparkscore.spec.scoring import SessionPlan
 from tests.scoring import graphs
 
@@ -327,6 +327,22 @@ def test_a_call_that_returned_is_never_ended_and_one_that_was_ended_is_told_so()
     assert all(seen.values())
 
 
+def test_a_watchdog_that_went_to_sleep_among_short_calls_wakes_for_the_next(monkeypatch):
+    monkeypatch.setattr("sparkscore.runtime.watchdog._IDLE_AFTER_S", -1.0)
+    dog, watch, interval_s = Watchdog(), Watch(lambda: None), sys.getswitchinterval()
+    until = time.monotonic() + 1.5
+    sys.setswitchinterval(1e-6)
+    try:
+        while time.monotonic() < until:
+            dog.start(watch, 60.0)
+            dog.stop(watch)
+    finally:
+        sys.setswitchinterval(interval_s)
+    ended = threading.Event()
+    dog.start(Watch(ended.set), 0.05)
+    assert ended.wait(5.0)
+
+
 def test_options_serve_for_the_next_call_but_not_after_they_ended_one(tmp_path):
     session, made = opened(tmp_path, graphs.endless()), []
 
@@ -341,11 +357,12 @@ def test_options_serve_for_the_next_call_but_not_after_they_ended_one(tmp_path):
 
 def test_options_of_a_call_that_heeded_its_end_too_late_do_not_end_the_next(tmp_path):
     """The flag is read between two nodes, and here is only one."""
-    session = opened(tmp_path, graphs.root())
-    x = np.ones(2**24, np.float32)
+    square = helper.make_node("MatMul", ["x", "x"], ["y"])
+    session = opened(tmp_path, graphs.graph([square], [("x", 1, ["n", "n"])], [("y", 1, ["n", "n"])]))
+    x = np.ones((3000, 3000), np.float32)
     assert session.run({"x": x}, ["y"], 0.001)[0].shape == x.shape
     assert not session._spare_calls
-    assert session.run({"x": x[:8]}, ["y"], 5.0)[0].shape == (8,)
+    assert session.run({"x": x[:8, :8]}, ["y"], 5.0)[0].shape == (8, 8)
 
 
 def test_a_watched_call_costs_next_to_nothing():

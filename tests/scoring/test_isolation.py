@@ -99,7 +99,7 @@ def test_a_clean_batch_takes_one_call_and_its_feeds_are_passed_on_uncopied():
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(placements(), st.sampled_from([1, 7, 100, 1000, 20_000]))
 def test_rows_scored_in_several_calls_lose_exactly_the_bad_ones_and_each_call_keeps_its_bound(placement, call_rows):
     n, bad = placement

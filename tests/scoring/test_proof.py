@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from sparkscore.errors import SparkscoreError
 from sparkscore.scoring.proof import agree, distinct_rows, prove_independence
+from sparkscore.scoring.scorer import open_scorer
+from sparkscore.spec.scoring import InputPlan, Missing, Numbers, OutputPlan, ScoringPlan
+from tests.scoring import graphs
 
 X = {"x": np.array([[1.0, 2], [1, 2], [3, 4], [5, 6]], np.float32)}
 
@@ -56,3 +60,16 @@ def test_a_fixed_batch_axis_is_not_advised_to_set_the_batch_size():
 )
 def test_outputs_agree_within_the_tolerance_of_their_type(a, b, same):
     assert agree(a, b) is same
+
+
+@pytest.mark.parametrize("size, n, same", [(2, 8192, 2000), (64, 8192, 2000), (None, 65_536, 9000)])
+def test_each_call_is_looked_at_until_its_rows_differ(tmp_path, size, n, same):
+    """The first rows are the same, and are encoded together with the others."""
+    model = graphs.write(tmp_path, graphs.batch_mean())
+    x = InputPlan("x", "float32", (2,), (Numbers(("a", "b"), Missing(nan="error")),))
+    y = OutputPlan("y", "y", "float32", 0, index="[:, 0]")
+    plan = ScoringPlan(model, (x,), (y,), (), prove_batch=True, batch_size=size)
+    late = pa.array(np.maximum(np.arange(n) - same, 0), pa.float32())
+    with pytest.raises(SparkscoreError) as caught:
+        list(open_scorer(plan).score([pa.RecordBatch.from_pydict({"a": late, "b": late})]))
+    assert caught.value.code == "SPS-MODEL-BATCH"
